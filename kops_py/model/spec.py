@@ -1,0 +1,222 @@
+"""What the operator asked for: the inventory and cluster.yaml, read and checked, as frozen data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from types import MappingProxyType
+
+from kops_py.model.version import Version
+
+Network = IPv4Network | IPv6Network
+
+
+class Group(StrEnum):
+    """Inventory groups with a meaning; the names are Kubespray's."""
+
+    CONTROL_PLANE = "kube_control_plane"
+    NODE = "kube_node"
+    ETCD = "etcd"
+    LOAD_BALANCER = "load_balancer"
+
+
+class CniType(StrEnum):
+    """Where the pod network comes from."""
+
+    MANIFEST = "manifest"
+    BRIDGE = "bridge"
+    NONE = "none"
+
+
+class ContainerdSource(StrEnum):
+    """Which package repository containerd is installed from."""
+
+    DISTRIBUTION = "distribution"
+    DOCKER = "docker"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRef:
+    """A reference to a secret, never the secret: ``env:NAME``, ``file:PATH`` or ``cmd:COMMAND``."""
+
+    kind: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A node taint; ``effect`` is NoSchedule, PreferNoSchedule or NoExecute."""
+
+    key: str
+    value: str
+    effect: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
+
+
+@dataclass(frozen=True, slots=True)
+class HostSpec:
+    """One host of the inventory.
+
+    ``address`` is what kops-py connects to; ``node_ip`` what the cluster uses (inventory variable ``ip``, as in
+    Kubespray; the same as ``address`` when not given). ``variables`` are the host's merged inventory variables
+    as Ansible prints them; they may hold secrets and never leave for a log, an event or a journal.
+    """
+
+    name: str
+    address: str
+    port: int
+    user: str | None
+    groups: frozenset[str]
+    node_ip: str
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    taints: tuple[Taint, ...] | None = None
+    key_file: Path | None = None
+    ssh_args: str = ""
+    become: bool = True
+    variables: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+
+    @property
+    def is_control_plane(self) -> bool:
+        """Whether the host runs the control plane."""
+        return Group.CONTROL_PLANE in self.groups
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether the host is a node without the control plane."""
+        return Group.NODE in self.groups and not self.is_control_plane
+
+    @property
+    def is_kubernetes(self) -> bool:
+        """Whether the host is to be a node of the cluster."""
+        return Group.CONTROL_PLANE in self.groups or Group.NODE in self.groups
+
+    @property
+    def is_load_balancer(self) -> bool:
+        """Whether the host balances the API endpoint."""
+        return Group.LOAD_BALANCER in self.groups
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesSpec:
+    """Version and sources of Kubernetes.
+
+    ``repository`` is the base of the per-minor package repositories (``/vX.Y/deb/`` is appended);
+    ``repository_key`` a URL or a file with its signing key (None: ``<repository>/vX.Y/deb/Release.key``).
+    ``images`` is a folder on the controller or an http(s) URL with image archives and an ``images.json`` per
+    version (``<images>/vX.Y.Z/images.json``); None pulls from ``image_repository``.
+    """
+
+    version: Version
+    repository: str
+    repository_key: str | None
+    image_repository: str | None
+    images: str | None
+    package_revision: str | None = None
+    extra_kubeadm: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """Cluster networks; several subnets make a dual-stack cluster."""
+
+    pod_subnets: tuple[Network, ...]
+    service_subnets: tuple[Network, ...]
+    dns_domain: str
+    cni: CniType
+    cni_manifest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The address all clients use for the API server."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerdSpec:
+    """Container runtime settings; ``mirrors`` maps a registry to the URLs tried before it."""
+
+    source: ContainerdSource = ContainerdSource.DISTRIBUTION
+    version: str | None = None
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class SshSpec:
+    """How hosts are reached; limits in seconds."""
+
+    become_password: SecretRef | None = None
+    connect_timeout_s: float = 15.0
+    max_parallel: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Time limits of the long steps, in seconds."""
+
+    prepare_s: float = 1800.0
+    kubeadm_s: float = 600.0
+    node_ready_s: float = 300.0
+    cluster_healthy_s: float = 300.0
+    api_request_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    """Everything the operator asked for, checked."""
+
+    name: str
+    kubernetes: KubernetesSpec
+    network: NetworkSpec
+    hosts: tuple[HostSpec, ...]
+    endpoint: Endpoint
+    endpoint_external: bool
+    """Whether the endpoint was given (from outside) and is not one of our load balancers or control planes."""
+    containerd: ContainerdSpec = ContainerdSpec()
+    ssh: SshSpec = SshSpec()
+    timeouts: Timeouts = Timeouts()
+    preflight_ignore: frozenset[str] = frozenset()
+    external_etcd: bool = False
+    cert_sans: tuple[str, ...] = ()
+    inventory_path: Path = Path()
+    cluster_path: Path = Path()
+
+    def host(self, name: str) -> HostSpec:
+        """Return the host of this inventory name; raises KeyError."""
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        raise KeyError(name)
+
+    @property
+    def control_planes(self) -> tuple[HostSpec, ...]:
+        """Return the control-plane hosts in inventory order."""
+        return tuple(h for h in self.hosts if h.is_control_plane)
+
+    @property
+    def workers(self) -> tuple[HostSpec, ...]:
+        """Return the hosts that are nodes without a control plane, in inventory order."""
+        return tuple(h for h in self.hosts if h.is_worker)
+
+    @property
+    def nodes(self) -> tuple[HostSpec, ...]:
+        """Return the control planes, then the workers."""
+        return self.control_planes + self.workers
+
+    @property
+    def load_balancers(self) -> tuple[HostSpec, ...]:
+        """Return the hosts that balance the API endpoint."""
+        return tuple(h for h in self.hosts if h.is_load_balancer)
