@@ -1,0 +1,50 @@
+// Command echo is the demo workload: it says over HTTP which pod on which node answered.
+//
+// POD_NAME and NODE_NAME come from the environment (downward API); nothing else of it is shown.
+package main
+
+import (
+	"encoding/json"
+	"log"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+func main() {
+	hostname, err := os.Hostname()
+	if err != nil {
+		log.Fatalf("echo: host name: %v", err)
+	}
+	answer := map[string]string{
+		"hostname": hostname,
+		"pod":      os.Getenv("POD_NAME"),
+		"node":     os.Getenv("NODE_NAME"),
+	}
+	body, err := json.Marshal(answer)
+	if err != nil {
+		log.Fatalf("echo: answer: %v", err)
+	}
+	body = append(body, '\n')
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("ok\n"))
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Connection", "close") // the next request may reach another pod
+		_, _ = w.Write(body)
+	})
+
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		<-stop
+		os.Exit(0)
+	}()
+	server := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	log.Fatal(server.ListenAndServe())
+}
