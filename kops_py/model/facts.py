@@ -31,6 +31,8 @@ class DiskFacts:
     path: str
     size_bytes: int
     free_bytes: int
+    mount: str = ""
+    """Where that file system is mounted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,23 @@ class HostFacts:
     jobs: Mapping[str, JobState] = field(default_factory=lambda: MappingProxyType({}))
     resolves_endpoint: frozenset[str] = frozenset()
     """Addresses the API endpoint's name resolves to on this host."""
+    resolves_hostname: frozenset[str] = frozenset()
+    """Addresses the host's own name resolves to on it."""
+    services: frozenset[str] = frozenset()
+    """systemd units that are active, of those preflight asks for (firewalld, chrony, docker ...), as ``name.type``."""
+    runtime_sockets: frozenset[str] = frozenset()
+    """Sockets of container runtimes that are there: containerd, docker, cri-dockerd, crio."""
+    leftovers: frozenset[str] = frozenset()
+    """Paths that a Kubernetes installation leaves behind (of any origin) and that exist."""
+    ca_digest: str = ""
+    """SHA-256 of /etc/kubernetes/pki/ca.crt; tells members of one cluster from those of another."""
+    selinux: str = ""
+    """enforcing, permissive, or empty when SELinux is off or absent."""
+    apparmor: bool = False
+    """Whether the kernel enforces AppArmor."""
+    has_apparmor_parser: bool = False
+    proxies: frozenset[str] = frozenset()
+    """Names of the proxy variables set in /etc/environment; never their values, which may hold a password."""
 
     @property
     def reachable(self) -> bool:

@@ -71,12 +71,14 @@ class Wave:
     """Steps that may run side by side.
 
     ``failures_allowed`` is the budget: when more chains than that have failed, no further chain is started.
+    ``together`` hands all steps to their performer in one call (one Ansible play for all hosts of the wave).
     """
 
     name: str
     steps: tuple[Step, ...]
     max_parallel: int = 1
     failures_allowed: int = 0
+    together: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the wave as a JSON object."""
@@ -84,6 +86,7 @@ class Wave:
             "name": self.name,
             "max_parallel": self.max_parallel,
             "failures_allowed": self.failures_allowed,
+            "together": self.together,
             "steps": [s.to_json() for s in self.steps],
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import stat
@@ -14,7 +15,7 @@ from typing import NoReturn
 
 from . import kernel
 from .config import REAL_DIRS, LabConfig
-from .kernel import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_RDONLY, MS_REC, MS_REMOUNT, MS_SHARED, mount
+from .kernel import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_REC, mount
 from .rootfs import lower_dirs
 from .state import Hierarchy, NodeState
 
@@ -73,7 +74,9 @@ def become_init(
     if os.read(go, 1) != b"x":  # from here on our parent is the supervisor; without one there is no node
         os._exit(72)
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    mount(None, "/", None, MS_REC | MS_PRIVATE)
+    if select.select([go], [], [], 0)[0]:  # end of file: it died before we asked to die with it
+        os._exit(72)
+    mount(None, "/", None, MS_REC | kernel.MS_PRIVATE)
     folder = config.node_dir(node)
     root = str(folder / "root")
     data = folder / "data"
@@ -90,7 +93,7 @@ def become_init(
     mount("tmpfs", root + "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     _mount_cgroups(root + "/sys/fs/cgroup", hierarchies)
     kernel.switch_root(root)
-    mount(None, "/", None, MS_REC | MS_SHARED)  # kubelet wants shared propagation
+    mount(None, "/", None, MS_REC | kernel.MS_SHARED)  # kubelet wants shared propagation
     kernel.set_hostname(node)
     kernel.prctl(kernel.PR_CAPBSET_DROP, kernel.CAP_SYS_TIME)  # the clock is the whole machine's
     _forget_python()
@@ -154,7 +157,7 @@ def _mount_cgroups(top: str, hierarchies: list[Hierarchy]) -> None:
             named = hierarchy.controllers.startswith("name=")
             mount("cgroup", target, "cgroup", _HIDDEN, ("none," if named else "") + hierarchy.controllers)
     # read-only, or the node's systemd would create new hierarchies for the whole kernel (net_cls, ...)
-    mount(None, top, None, MS_REMOUNT | MS_BIND | MS_RDONLY | _HIDDEN)
+    mount(None, top, None, kernel.MS_REMOUNT | MS_BIND | kernel.MS_RDONLY | _HIDDEN)
 
 
 def _forget_python() -> None:

@@ -92,13 +92,14 @@ def bridge_up(bridge: str, address: str) -> None:
 def host_down(config: LabConfig) -> None:
     """Remove every interface, namespace, rule and chain of the lab, found by name; nothing left is no error."""
     firewall_down(config)
-    for name in links(config):
-        run("ip", "link", "del", name, check=False)
+    batch = "".join(f"link del {name}\n" for name in links(config))
+    run("ip", "-force", "-batch", "-", check=False, stdin=batch)
     for name in namespaces(config):
         run("ip", "netns", "del", name, check=False)
     # a veth vanishes with its namespace, which the kernel ends a moment after its last process
-    if not wait_until(lambda: not links(config) and not namespaces(config), 60, 0.05):
-        raise LabError(f"the kernel keeps {links(config) + namespaces(config)}: run `python -m tests.lab down` again")
+    if not wait_until(lambda: not links(config) and not namespaces(config), 120, 0.05):
+        left = links(config) + namespaces(config)
+        raise LabError(f"the kernel keeps {left}: run `python -m tests.lab down --lab {config.name}` again")
 
 
 def links(config: LabConfig) -> list[str]:
@@ -116,7 +117,8 @@ def archive_uris() -> list[str]:
     `KOPS_LAB_MIRROR` comes before all of them.
     """
     folder = Path("/etc/apt/sources.list.d")
-    files = [Path("/etc/apt/sources.list"), *sorted(folder.glob("*.list")), *sorted(folder.glob("debian*.sources"))]
+    files = [Path("/etc/apt/sources.list"), *sorted(folder.glob("debian*.list"))]
+    files += sorted(folder.glob("debian*.sources"))
     text = "\n".join(path.read_text() for path in files if path.is_file())
     found = re.findall(r"^URIs:\s*(\S+)|^deb\s+(?:\[[^\]]*\]\s+)?(\S+)", text, re.MULTILINE)
     uris = sorted(dict.fromkeys(a or b for a, b in found), key=lambda uri: "security" in uri)
@@ -161,7 +163,8 @@ def firewall_up(config: LabConfig, octet: int) -> None:
     """Masquerade the lab; forward only to name servers and package archives. Replaces the rules in one step."""
     servers, web = _allowed()
     chain, bridge, net = config.chain, config.bridge, f"10.{octet}.0.0/24"
-    rules = [f"-i {bridge} -o {bridge} -j ACCEPT", f"-o {bridge} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"]
+    rules = [f"-i {bridge} -o {bridge} -j ACCEPT"]
+    rules += [f"-o {bridge} -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"]
     rules += [f"-i {bridge} -p {p} -d {a} --dport 53 -j ACCEPT" for a in servers for p in ("udp", "tcp")]
     rules += [f"-i {bridge} -p tcp -d {a} -m multiport --dports {ports} -j ACCEPT" for a, ports in web]
     rules += [f"-i {bridge} -j REJECT"]

@@ -59,17 +59,17 @@ def read_pid(path: Path) -> int | None:
 def find_children(config: LabConfig) -> list[Child]:
     """Every running supervisor, swarm parent and file server of this lab, whoever started it."""
     found = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit():
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
             continue
         try:
-            words = Path(f"/proc/{entry}/cmdline").read_text().split("\0")[:-1]
+            words = (entry / "cmdline").read_text().split("\0")[:-1]
         except (OSError, UnicodeDecodeError):
             continue
         # argv: python -S -E .../tests/lab/_child.py KIND LAB_DIR ARGS...
-        if len(words) >= 6 and words[3].endswith("/tests/lab/_child.py") and words[5] == str(config.dir):
-            if is_alive(int(entry)):
-                found.append(Child(int(entry), words[4], tuple(words[6:])))
+        ours = len(words) >= 6 and words[3].endswith("/tests/lab/_child.py") and words[5] == str(config.dir)
+        if ours and is_alive(int(entry.name)):
+            found.append(Child(int(entry.name), words[4], tuple(words[6:])))
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import shutil
 import subprocess
@@ -49,12 +48,12 @@ _MASKED = (
 
 # What the usual kernel of a test machine has built in; modprobe in a node answers by this list.
 _BUILTIN = (
-    "overlay br_netfilter bridge veth vxlan nf_conntrack ip_tables ip6_tables iptable_nat iptable_filter "
-    "xt_conntrack xt_MASQUERADE nf_nat nf_tables ip_set tun loop"
-).split()
+    *("overlay", "bridge", "br_netfilter", "veth", "vxlan", "tun", "loop", "ip_set", "nf_conntrack", "nf_nat"),
+    *("nf_tables", "ip_tables", "ip6_tables", "iptable_nat", "iptable_filter", "xt_conntrack", "xt_MASQUERADE"),
+)
 
-# Without CAP_SYS_RESOURCE nobody may lower oom_score_adj, and runc then dies with "can't get final child's PID from
-# pipe: EOF" on every pod sandbox (-998). /usr/local/sbin comes before the real runc on PATH.
+# Without CAP_SYS_RESOURCE nobody may lower oom_score_adj, and runc then dies with "can't get final child's PID
+# from pipe: EOF" on every pod sandbox (-998). /usr/local/sbin comes before the real runc on PATH.
 _RUNC_WRAPPER = """#!/bin/sh
 # lab: raise negative oomScoreAdj in the bundle to 0, then the real runc
 real=/usr/sbin/runc; [ -x $real ] || real=/usr/bin/runc
@@ -207,7 +206,7 @@ def _add_user(root: Path, name: str, public_key: str, sudoers: str | None) -> No
 def _configure_archives(root: Path) -> None:
     """Whatever this machine needs to reach its package archives: sources, apt settings, certificates."""
     _put(root, "/etc/apt/sources.list")
-    sources = glob.glob("/etc/apt/sources.list.d/debian*.sources")
+    sources = sorted(Path("/etc/apt/sources.list.d").glob("debian*.sources"))
     for path in sources:
         shutil.copy(path, root / "etc/apt/sources.list.d")
     if not sources:
@@ -215,7 +214,7 @@ def _configure_archives(root: Path) -> None:
     for setting in apt_settings():
         shutil.copy(setting, root / "etc/apt/apt.conf.d")
     _put(root, "/etc/apt/apt.conf.d/99lab", 'APT::Install-Recommends "false";\nAcquire::Languages "none";\n')
-    certificates = glob.glob("/usr/local/share/ca-certificates/*.crt")
+    certificates = sorted(Path("/usr/local/share/ca-certificates").glob("*.crt"))
     for path in certificates:
         shutil.copy(path, root / "usr/local/share/ca-certificates")
     if certificates:
@@ -252,14 +251,18 @@ def _ensure_small_layers(home: Path) -> None:
 
 
 # ------------------------------------------------------------------ a node's disk
-def make_disk(config: LabConfig, node: str, disk_bytes: int | None) -> None:
-    """The node's writable directories `data/{upper,work,real}`.
+_DISK_MADE = "disk-made"
 
-    With `disk_bytes` they live on a loop-mounted ext4 file of that size (sparse), so that the node runs out of disk
-    like a real one; on a machine without loop devices on a tmpfs of that size. Loses what was there.
+
+def make_disk(config: LabConfig, node: str, disk_bytes: int | None) -> None:
+    """The node's writable directories `data/{upper,work,real}`, empty.
+
+    With `disk_bytes` they live on a loop-mounted ext4 file of that size (sparse), so that the node runs out of
+    disk like a real one; on a machine without loop devices on a tmpfs of that size. Loses what was there.
     """
     folder = config.node_dir(node)
-    data = folder / "data"
+    data, made = folder / "data", folder / _DISK_MADE
+    made.unlink(missing_ok=True)
     remove_tree(data)
     data.mkdir(parents=True)
     (folder / "root").mkdir(exist_ok=True)
@@ -269,21 +272,29 @@ def make_disk(config: LabConfig, node: str, disk_bytes: int | None) -> None:
         with image.open("wb") as handle:
             handle.truncate(disk_bytes)
         run("mkfs.ext4", "-q", "-m", "0", str(image))
-    mount_disk(config, node, disk_bytes)
-    for name in ("upper", "work", "real"):
-        (data / name).mkdir()
-
-
-def mount_disk(config: LabConfig, node: str, disk_bytes: int | None) -> None:
-    """Mount the node's limited disk, if it has one and it is not mounted."""
-    data, image = config.node_dir(node) / "data", config.node_dir(node) / "disk.img"
-    if not disk_bytes or mounts_below(data):
-        return
     if image.exists():
         run("mount", "-o", "loop", str(image), str(data))
-        shutil.rmtree(data / "lost+found", ignore_errors=True)
-    else:
+    elif disk_bytes:
         run("mount", "-t", "tmpfs", "-o", f"size={disk_bytes},mode=755", "lab-disk", str(data))
+    for name in ("upper", "work", "real"):
+        (data / name).mkdir()
+    made.touch()
+
+
+def mount_disk(config: LabConfig, node: str, disk_bytes: int | None) -> bool:
+    """Mount the node's limited disk if that is not done; False when the disk has to be made first.
+
+    A tmpfs that somebody has unmounted is lost, and an interrupted `make_disk` counts for nothing.
+    """
+    folder = config.node_dir(node)
+    data, image = folder / "data", folder / "disk.img"
+    if not (folder / _DISK_MADE).exists():
+        return False
+    if not disk_bytes or mounts_below(data):
+        return True
+    if image.exists():
+        run("mount", "-o", "loop", str(image), str(data))
+    return image.exists()
 
 
 def loop_devices(directory: Path) -> list[str]:

@@ -73,8 +73,8 @@ def save_state(config: LabConfig, state: LabState) -> None:
 
 
 def load_registry(home: Path) -> Registry:
-    registry: Registry = read_json(home / "registry.json") or {"labs": {}, "sysctls": {}}
-    return registry
+    registry: Registry | None = read_json(home / "registry.json")
+    return registry or {"labs": {}, "sysctls": {}}
 
 
 def save_registry(home: Path, registry: Registry) -> None:

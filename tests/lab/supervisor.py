@@ -1,4 +1,4 @@
-"""One small process per node: it boots the node, waits for its end, and boots it again after a reboot from inside."""
+"""One small process per node: boots it, waits for its end, and boots it again after a reboot from inside."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _boot_once(config: LabConfig, node: str, octet: int, state: NodeState) -> st
         log.write(f"--- boot {time.strftime('%F %T')}\n".encode())
         master, slave = os.openpty()
         status = None
-        pid = _launch(config, node, state, slave)
+        pid, leash = _launch(config, node, state, slave)
         os.close(slave)
         if pid:
             write_pid(folder / "init.pid", pid)
@@ -43,16 +43,21 @@ def _boot_once(config: LabConfig, node: str, octet: int, state: NodeState) -> st
         else:
             _drain(master, log)
         os.close(master)
+        os.close(leash)
         _reap_orphans()
         network.node_down(config, node)
         left = cgroups.remove(config, node)
         how = _meaning(status)
-        log.write(f"--- end {time.strftime('%F %T')}: {how}{' still busy: ' + repr(left) if left else ''}\n".encode())
+        busy = f", still busy: {left}" if left else ""
+        log.write(f"--- end {time.strftime('%F %T')}: {how}{busy}\n".encode())
     return how
 
 
-def _launch(config: LabConfig, node: str, state: NodeState, console: int) -> int:
-    """Fork twice: the one in between enters the namespaces, its child is the node's PID 1. Returns that pid or 0."""
+def _launch(config: LabConfig, node: str, state: NodeState, console: int) -> tuple[int, int]:
+    """Fork twice: the one in between enters the namespaces, its child is the node's PID 1.
+
+    Returns that pid, or 0, and a pipe's end which the supervisor keeps open as the sign that it lives.
+    """
     netns = os.open(f"/run/netns/{config.veth(node)}", os.O_RDONLY)
     hierarchies = cgroups.hierarchies()
     pid_read, pid_write = os.pipe()
@@ -71,6 +76,7 @@ def _launch(config: LabConfig, node: str, state: NodeState, console: int) -> int
             boot.start_clock_at_zero()
             pid = os.fork()
             if pid == 0:
+                os.close(pid_write)
                 boot.become_init(config, node, state, console, go_read, hierarchies)
             os.write(pid_write, str(pid).encode())
             os._exit(0)  # init is reparented to the supervisor
@@ -87,8 +93,7 @@ def _launch(config: LabConfig, node: str, state: NodeState, console: int) -> int
         except BrokenPipeError:
             text = b""
     os.close(pid_read)
-    os.close(go_write)
-    return int(text or 0)
+    return int(text or 0), go_write
 
 
 def _watch(pid: int, master: int, log: BinaryIO) -> int:
@@ -132,7 +137,8 @@ def _meaning(status: int | None) -> str:
         return "failed"
     if not os.WIFSIGNALED(status):
         return f"exit-{os.WEXITSTATUS(status)}"
-    return {signal.SIGHUP: "reboot", signal.SIGINT: "poweroff"}.get(signal.Signals(os.WTERMSIG(status)), "killed")
+    meanings: dict[int, str] = {signal.SIGHUP: "reboot", signal.SIGINT: "poweroff"}
+    return meanings.get(os.WTERMSIG(status), "killed")
 
 
 def log_tail(folder: Path, lines: int = 8) -> str:

@@ -1,0 +1,234 @@
+"""The shape of cluster.yaml: strict, frozen models that exist only at the file boundary.
+
+Import this module inside functions: it costs what importing pydantic costs. The field descriptions are what
+``kops-py schema`` and docs/cluster-yaml.md show; ``examples`` is what an error message shows as allowed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.alias_generators import to_camel
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        alias_generator=to_camel,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
+
+
+def _split_commas(value: object) -> object:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return value
+
+
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+_NETWORK_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2},
+    ]
+}
+_URLS_SCHEMA = {
+    "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
+}
+Networks = Annotated[
+    list[str], Field(min_length=1, max_length=2), BeforeValidator(_split_commas), WithJsonSchema(_NETWORK_SCHEMA)
+]
+Urls = Annotated[list[str], Field(min_length=1), BeforeValidator(_one_or_more), WithJsonSchema(_URLS_SCHEMA)]
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+
+class Metadata(_Model):
+    """What the cluster is called."""
+
+    name: Text = Field(
+        max_length=63,
+        description="Name of the cluster: in kubeconfig contexts, run folders and backups. A DNS label.",
+        examples=["prod"],
+    )
+
+
+class Kubernetes(_Model):
+    """Version and sources of Kubernetes."""
+
+    version: Text = Field(description="Kubernetes release to install.", examples=["v1.34.2"])
+    repository: Text = Field(
+        "https://pkgs.k8s.io/core:/stable:",
+        description="Base of the package repositories, one folder a minor below it; /vX.Y/deb/ (or rpm/) is appended.",
+        examples=["https://pkgs.k8s.io/core:/stable:"],
+    )
+    repository_key: Text | None = Field(
+        None,
+        description="URL or file of the repository's signing key. Not given: Release.key in the repository itself.",
+        examples=["https://mirror.example.com/kubernetes.asc"],
+    )
+    image_repository: Text | None = Field(
+        None,
+        description="Registry (and path) that control-plane images come from. Not given: kubeadm's default.",
+        examples=["registry.example.com/k8s"],
+    )
+    images: Text | None = Field(
+        None,
+        description="Folder or URL with image archives that are loaded into containerd before kubeadm runs "
+        "(<images>/vX.Y.Z/images.json lists them). Not given: images are pulled.",
+        examples=["./images"],
+    )
+    package_revision: Text | None = Field(
+        None,
+        description="Package revision behind the version (the 1.1 of 1.34.2-1.1). Not given: the newest there is.",
+        examples=['"1.1"'],
+    )
+
+
+class Cni(_Model):
+    """Where the pod network comes from."""
+
+    type: Literal["manifest", "bridge", "none"] = Field(
+        description="manifest: apply a manifest (url or file). bridge: host-local addresses and routes between the "
+        "nodes, for labs on one layer-2 network. none: somebody else installs it; nodes stay NotReady until then.",
+        examples=["manifest"],
+    )
+    url: Text | None = Field(
+        None,
+        description="URL of the manifest (type manifest).",
+        examples=["https://github.com/flannel-io/flannel/releases/download/v0.27.4/kube-flannel.yml"],
+    )
+    file: Text | None = Field(None, description="File with the manifest (type manifest).", examples=["./cni.yaml"])
+
+
+class Network(_Model):
+    """Cluster networks. Two subnets of different families in each make a dual-stack cluster."""
+
+    cni: Cni
+    pod_subnet: Networks = Field(
+        ["10.244.0.0/16"],
+        description="Network of the pods: one, or an IPv4 and an IPv6 one (a list, or with a comma).",
+        examples=["10.244.0.0/16"],
+        min_length=1,
+        max_length=2,
+    )
+    service_subnet: Networks = Field(
+        ["10.96.0.0/12"],
+        description="Network of the services, in the same families and order as podSubnet.",
+        examples=["10.96.0.0/12"],
+        min_length=1,
+        max_length=2,
+    )
+    dns_domain: Text = Field("cluster.local", description="DNS domain of services.", examples=["cluster.local"])
+
+
+class Containerd(_Model):
+    """Container runtime."""
+
+    source: Literal["distribution", "docker"] = Field(
+        "distribution",
+        description="distribution: the package containerd of the operating system. docker: containerd.io from "
+        "Docker's repository.",
+        examples=["distribution"],
+    )
+    version: Text | None = Field(
+        None,
+        description="Version of the package, or its beginning. Not given: the newest the source has.",
+        examples=['"1.7.24"'],
+    )
+    mirrors: dict[str, Urls] = Field(
+        {},
+        description="Registry to the URLs that are tried before it; _default stands for every registry.",
+        examples=["{docker.io: [https://mirror.example.com]}"],
+    )
+
+
+class Etcd(_Model):
+    """Where etcd runs."""
+
+    topology: Literal["stacked", "external"] | None = Field(
+        None,
+        description="stacked: a member on every control plane, run by kubeadm. external: members on the hosts of the "
+        "group etcd, run by systemd. Not given: external when the group etcd names other hosts than the control "
+        "planes, else stacked.",
+        examples=["stacked"],
+    )
+
+
+class Ssh(_Model):
+    """How hosts are reached. Users, ports and keys come from the inventory and ~/.ssh/config."""
+
+    become_password: Text | None = Field(
+        None,
+        description="Reference to the sudo password, never the password itself: env:NAME, file:PATH or cmd:COMMAND.",
+        examples=["env:SUDO_PASSWORD"],
+        pattern="^(env|file|cmd):",
+    )
+    connect_timeout_seconds: float = Field(
+        15, gt=0, le=300, description="After this an unreachable host is given up.", examples=[15]
+    )
+    max_parallel: int = Field(32, ge=1, le=512, description="Hosts worked on side by side.", examples=[32])
+
+
+class Timeouts(_Model):
+    """Time limits of the long steps, in seconds."""
+
+    prepare_seconds: Seconds = Field(1800, description="Preparing one wave of nodes.", examples=[1800])
+    kubeadm_seconds: Seconds = Field(600, description="One kubeadm init or join.", examples=[600])
+    node_ready_seconds: Seconds = Field(300, description="A joined node becoming Ready.", examples=[300])
+    cluster_healthy_seconds: Seconds = Field(300, description="Add-ons and static pods healthy.", examples=[300])
+    api_request_seconds: Seconds = Field(15, description="One request to the Kubernetes API.", examples=[15])
+
+
+class Preflight(_Model):
+    """Checks before anything is touched."""
+
+    ignore: list[Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]] = Field(
+        [], description="Ids of findings that are shown but do not stop an operation.", examples=["[swap-on]"]
+    )
+
+
+class Kubeadm(_Model):
+    """Settings of kubeadm that kops-py has no key of its own for."""
+
+    cluster_configuration: dict[str, Any] = Field(
+        {},
+        description="Fields merged into kubeadm's ClusterConfiguration as they are, in the form of the kubeadm API "
+        "version that belongs to the Kubernetes version.",
+        examples=["{apiServer: {extraArgs: {profiling: 'false'}}}"],
+    )
+
+
+class ClusterDocument(_Model):
+    """A Kubernetes cluster as kops-py builds and keeps it; hosts are in the Ansible inventory beside this file."""
+
+    api_version: Literal["kops-py/v1"] = Field(description="Version of this format.", examples=["kops-py/v1"])
+    kind: Literal["Cluster"] = Field(description="Kind of this file.", examples=["Cluster"])
+    metadata: Metadata
+    kubernetes: Kubernetes
+    network: Network
+    control_plane_endpoint: Text | None = Field(
+        None,
+        description="Address all clients use for the API server, host or host:port (port 6443 when not given). Not "
+        "given: the first host of the group load_balancer, else the only control plane.",
+        examples=["api.example.com:6443"],
+    )
+    cert_sans: list[Text] = Field(
+        [],
+        alias="certSANs",
+        description="Further names and addresses in the API server's certificate.",
+        examples=["[api.example.com]"],
+    )
+    containerd: Containerd = Field(default_factory=Containerd)
+    etcd: Etcd = Field(default_factory=lambda: Etcd.model_validate({}))
+    ssh: Ssh = Field(default_factory=lambda: Ssh.model_validate({}))
+    timeouts: Timeouts = Field(default_factory=lambda: Timeouts.model_validate({}))
+    preflight: Preflight = Field(default_factory=lambda: Preflight.model_validate({}))
+    kubeadm: Kubeadm = Field(default_factory=lambda: Kubeadm.model_validate({}))

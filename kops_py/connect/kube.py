@@ -1,0 +1,411 @@
+"""The Kubernetes API over the official client's connection layer: raw JSON, deadlines, restarts ridden out.
+
+The client's typed models are not used: they differ between its versions, cost a second of import, and refuse
+answers of servers they do not know.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from kops_py.connect.base import Cancel, JsonObject, KubeApi
+from kops_py.connect.kube_config import SecretFiles, client_configuration
+from kops_py.connect.kube_errors import Delivery, is_passing, status_error, transport_failure
+from kops_py.model.errors import KubeError
+
+_CONNECT_TIMEOUT_S = 5.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+_NEW_KIND_TIMEOUT_S = 30.0
+_PAGE = 500
+_MERGE_TYPES = frozenset(
+    {"application/strategic-merge-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"}
+)
+
+
+def connect_kube(
+    kubeconfig: bytes,
+    *,
+    server_override: str | None,
+    work_dir: Path,
+    request_timeout_s: float,
+    cancel: Cancel | None = None,
+) -> KubeApi:
+    """Return the API of the kubeconfig's current context; nothing is contacted yet.
+
+    ``server_override`` is a URL to connect to instead of the kubeconfig's server, whose name the certificate must
+    still carry. ``request_timeout_s`` is the deadline of each call, its repetitions included, unless a call brings
+    its own. ``work_dir`` takes key files where keys cannot be held in memory. Raises ConfigError when the
+    kubeconfig is not usable.
+    """
+    secrets = SecretFiles(work_dir)
+    try:
+        configuration = client_configuration(kubeconfig, secrets, server_override=server_override)
+        return RestKubeApi(configuration, secrets, request_timeout_s=request_timeout_s, cancel=cancel)
+    except BaseException:
+        secrets.close()
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A successful answer; ``repeated`` when an earlier attempt may have been carried out as well."""
+
+    body: bytes
+    repeated: bool
+
+
+class RestKubeApi:
+    """KubeApi on the official client's connection pool; safe to use from several threads."""
+
+    def __init__(
+        self, configuration: Any, secrets: SecretFiles, *, request_timeout_s: float, cancel: Cancel | None
+    ) -> None:
+        from kubernetes.client.rest import RESTClientObject
+
+        self._configuration = configuration
+        self._secrets = secrets
+        self._timeout_s = request_timeout_s
+        self._cancel = cancel or Cancel()
+        self._pool = RESTClientObject(configuration).pool_manager
+        self._server = str(configuration.host).rstrip("/")
+        self._kinds: dict[str, dict[str, JsonObject]] = {}
+        self._new_kinds: set[tuple[str, str]] = set()
+        self._kinds_lock = threading.Lock()
+
+    def is_ready(self, timeout_s: float = 5.0) -> bool:
+        """Whether /readyz answers ok; never raises KubeError."""
+        try:
+            answer = self._send("GET", "/readyz", timeout_s=timeout_s, repeatable=False)
+        except KubeError:
+            return False
+        return answer.body.strip() == b"ok"
+
+    def get(
+        self, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None
+    ) -> JsonObject:
+        """Return one object."""
+        answer = self._send("GET", path, params=params, timeout_s=timeout_s, repeatable=True)
+        return _json(answer.body, path, self._server)
+
+    def get_or_none(self, path: str, *, timeout_s: float | None = None) -> JsonObject | None:
+        """Return one object, or None when there is none (404)."""
+        try:
+            return self.get(path, timeout_s=timeout_s)
+        except KubeError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def items(
+        self, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None
+    ) -> Iterator[JsonObject]:
+        """Return the items of a list, read in pages to the end before the first is returned.
+
+        ``timeout_s`` holds for each page. When the server forgets the list half-way (410), it is read anew once.
+        """
+        try:
+            return iter(self._pages(path, params, timeout_s))
+        except KubeError as error:
+            if error.status != 410:
+                raise
+        return iter(self._pages(path, params, timeout_s))
+
+    def create(self, path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
+        """Create an object (POST); tried once unless no connection was made; status 409 when it exists."""
+        answer = self._send("POST", path, body=body, timeout_s=timeout_s, repeatable=False)
+        return _json(answer.body, path, self._server)
+
+    def replace(self, path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
+        """Replace an object (PUT); with a resourceVersion in it, 409 when somebody else was faster.
+
+        Without one it is tried once, because a repetition could undo what somebody did in between.
+        """
+        guarded = bool((body.get("metadata") or {}).get("resourceVersion"))
+        try:
+            answer = self._send("PUT", path, body=body, timeout_s=timeout_s, repeatable=guarded)
+        except _RepeatedError as conflict:
+            if conflict.error.status != 409:
+                raise conflict.error from None
+            current = self.get(path, timeout_s=timeout_s)
+            if _holds(current, _without_versions(body)):
+                return current  # it was our own earlier attempt, whose answer was lost
+            raise conflict.error from None
+        return _json(answer.body, path, self._server)
+
+    def patch(
+        self,
+        path: str,
+        body: JsonObject | list[JsonObject],
+        *,
+        content_type: str = "application/strategic-merge-patch+json",
+        params: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> JsonObject:
+        """Patch an object; a JSON patch (a list of operations) is tried once, the others can be repeated."""
+        answer = self._send(
+            "PATCH",
+            path,
+            params=params,
+            body=body,
+            content_type=content_type,
+            timeout_s=timeout_s,
+            repeatable=content_type in _MERGE_TYPES,
+        )
+        return _json(answer.body, path, self._server)
+
+    def delete(self, path: str, *, body: JsonObject | None = None, timeout_s: float | None = None) -> bool:
+        """Delete an object; False when there was none.
+
+        Repeated only with ``preconditions.uid`` in the body: without, a repetition could hit a successor.
+        """
+        guarded = bool(((body or {}).get("preconditions") or {}).get("uid"))
+        try:
+            self._send("DELETE", path, body=body, timeout_s=timeout_s, repeatable=guarded)
+        except _RepeatedError as again:
+            # 404, or 409 because the uid is another's: the object is gone, by our first attempt
+            if again.error.status in {404, 409}:
+                return True
+            raise again.error from None
+        except KubeError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    def apply(self, manifest: JsonObject, *, field_manager: str = "kops-py") -> str:
+        """Apply an object server-side with force; returns ``Kind namespace/name``; kinds are found by discovery."""
+        api_version, kind = str(manifest.get("apiVersion") or ""), str(manifest.get("kind") or "")
+        metadata = dict(manifest.get("metadata") or {})
+        name = str(metadata.get("name") or "")
+        if not api_version or not kind or not name:
+            raise KubeError(
+                "an object without apiVersion, kind or metadata.name cannot be applied",
+                where=" ".join(filter(None, (api_version, kind, name))) or "manifest",
+            )
+        resource = self._resource(api_version, kind)
+        path, shown = _group_path(api_version), f"{kind} {name}"
+        if resource.get("namespaced"):
+            metadata["namespace"] = str(metadata.get("namespace") or "default")
+            path, shown = f"{path}/namespaces/{metadata['namespace']}", f"{kind} {metadata['namespace']}/{name}"
+        self.patch(
+            f"{path}/{resource['name']}/{name}",
+            {**manifest, "metadata": metadata},
+            content_type="application/apply-patch+yaml",
+            params={"fieldManager": field_manager, "force": "true"},
+        )
+        if kind == "CustomResourceDefinition":
+            spec = manifest.get("spec") or {}
+            self._new_kinds.add((str(spec.get("group")), str((spec.get("names") or {}).get("kind"))))
+        return shown
+
+    def close(self) -> None:
+        """Close connections and remove anything written to disk for them."""
+        self._pool.clear()
+        self._secrets.close()
+
+    def _pages(self, path: str, params: Mapping[str, str] | None, timeout_s: float | None) -> list[JsonObject]:
+        found: list[JsonObject] = []
+        query = {"limit": str(_PAGE), **(params or {})}
+        while True:
+            page = self.get(path, params=query, timeout_s=timeout_s)
+            found.extend(page.get("items") or [])
+            token = (page.get("metadata") or {}).get("continue")
+            if not token:
+                return found
+            query["continue"] = token
+
+    def _resource(self, api_version: str, kind: str) -> JsonObject:
+        """Return the discovery entry of a kind; a kind whose definition was just applied may take a moment."""
+        group = api_version.rpartition("/")[0]
+        limit_s = _NEW_KIND_TIMEOUT_S if (group, kind) in self._new_kinds else 0.0
+        deadline = time.monotonic() + limit_s
+        fresh = False
+        while True:
+            with self._kinds_lock:
+                if fresh or api_version not in self._kinds:
+                    self._kinds[api_version] = self._discover(api_version)
+                    fresh = True
+                resource = self._kinds[api_version].get(kind)
+            if resource is not None:
+                return resource
+            if fresh and time.monotonic() >= deadline:
+                raise KubeError(
+                    f"the cluster knows no {kind} in {api_version}",
+                    where=_group_path(api_version),
+                    why=f"its definition was not served within {limit_s:g} s" if limit_s else "",
+                    hint="check apiVersion and kind against the cluster's version; a custom kind needs its "
+                    "CustomResourceDefinition first",
+                    status=404,
+                )
+            if fresh:
+                self._pause(0.5)
+            fresh = True
+
+    def _discover(self, api_version: str) -> dict[str, JsonObject]:
+        found = self.get_or_none(_group_path(api_version)) or {}
+        return {str(r["kind"]): r for r in found.get("resources") or [] if "/" not in str(r["name"])}
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        timeout_s: float | None = None,
+        repeatable: bool,
+    ) -> _Answer:
+        """Send one request until it is answered, its deadline has passed, or repeating it would not be safe."""
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        started = time.monotonic()
+        url = self._server + path + (f"?{urlencode(params)}" if params else "")
+        data = None if body is None else json.dumps(body).encode()
+        attempts, maybe_done = 0, False
+        while True:
+            self._cancel.check()
+            left_s = started + limit_s - time.monotonic()
+            # a part of the time first: a balancer may have sent us to a server that died without a word
+            attempt_s = max(left_s if attempts else left_s / 3 if repeatable else left_s, 0.05)
+            attempts += 1
+            retry_after_s: float | None = None
+            try:
+                status, answer, headers = self._exchange(method, url, data, content_type, attempt_s)
+            except _transport_errors() as error:
+                failure = transport_failure(method, path, error, server=self._server)
+                problem, again = failure.error, failure.delivery is not Delivery.FATAL
+                again = again and (repeatable or failure.delivery is Delivery.NOT_SENT)
+                unanswered = failure.delivery is Delivery.UNKNOWN
+            else:
+                if 200 <= status < 300:
+                    return _Answer(answer, maybe_done)
+                problem = status_error(method, path, status, answer, server=self._server)
+                again, unanswered = repeatable and is_passing(status, answer), status in {500, 502, 504}
+                retry_after_s = _retry_after(headers)
+            pause_s = _pause_length(attempts, retry_after_s)
+            if not again or time.monotonic() + pause_s >= started + limit_s:
+                raise _final(problem, attempts, time.monotonic() - started, maybe_done)
+            maybe_done = maybe_done or unanswered
+            self._pause(pause_s)
+
+    def _exchange(
+        self, method: str, url: str, data: bytes | None, content_type: str, limit_s: float
+    ) -> tuple[int, bytes, Mapping[str, str]]:
+        """Send one request over one connection and read its answer, all within ``limit_s``."""
+        import urllib3
+
+        deadline = time.monotonic() + limit_s
+        headers = {"Accept": "application/json, */*", "User-Agent": "kops-py"}
+        if data is not None:
+            headers["Content-Type"] = content_type
+        for setting in self._configuration.auth_settings().values():
+            if setting["in"] == "header" and setting["value"]:
+                headers[setting["key"]] = setting["value"]
+        timeout = urllib3.Timeout(connect=min(_CONNECT_TIMEOUT_S, limit_s), read=limit_s)
+        response = self._pool.request(
+            method, url, body=data, headers=headers, timeout=timeout, retries=False, redirect=False,
+            preload_content=False,
+        )  # fmt: skip
+        try:
+            body = _read_all(response, deadline)
+        except BaseException:
+            response.close()
+            raise
+        response.release_conn()
+        return int(response.status), body, response.headers
+
+    def _pause(self, pause_s: float) -> None:
+        if self._cancel.wait(pause_s):
+            self._cancel.check()
+
+
+class _RepeatedError(KubeError):
+    """An error answered to a repetition of a request whose first attempt may have been carried out."""
+
+    def __init__(self, error: KubeError) -> None:
+        super().__init__(
+            error.what, where=error.where, why=error.why, hint=error.hint, status=error.status, reason=error.reason
+        )
+        self.error = error
+
+
+def _final(problem: KubeError, attempts: int, spent_s: float, maybe_done: bool) -> KubeError:
+    if attempts > 1:
+        problem.why = f"{problem.why} (tried {attempts} times in {spent_s:.0f} s)"
+    return _RepeatedError(problem) if maybe_done else problem
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    import urllib3
+
+    return (urllib3.exceptions.HTTPError, OSError)
+
+
+def _read_all(response: Any, deadline: float) -> bytes:
+    """Read an answer to its end; a server that sends drop by drop does not get more time than the deadline."""
+    read = getattr(response, "read1", None) or response.read
+    pieces: list[bytes] = []
+    while piece := read(65536):
+        pieces.append(piece)
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer did not end within the time allowed")
+    return b"".join(pieces)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    text = str(headers.get("Retry-After") or "")
+    return float(text) if text.isdigit() else None
+
+
+def _pause_length(attempts: int, retry_after_s: float | None) -> float:
+    if retry_after_s is not None:
+        return retry_after_s
+    longest = min(_FIRST_PAUSE_S * 2 ** (attempts - 1), _LONGEST_PAUSE_S)
+    return longest * random.uniform(0.75, 1.0)  # noqa: S311 - spreads clients, keeps no secret
+
+
+def _json(body: bytes, path: str, server: str) -> JsonObject:
+    try:
+        value = json.loads(body)
+    except ValueError as error:
+        value, why = None, f"the answer is not JSON: {error}"
+    else:
+        why = "the answer is not a JSON object"
+    if not isinstance(value, dict):
+        raise KubeError(
+            f"{server} does not answer as a Kubernetes API server",
+            where=path,
+            why=why,
+            hint="check that the endpoint is an API server and not another web server or a proxy's login page",
+        )
+    return value
+
+
+def _group_path(api_version: str) -> str:
+    return f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+
+
+def _without_versions(body: JsonObject) -> JsonObject:
+    metadata = {k: v for k, v in body["metadata"].items() if k not in {"resourceVersion", "managedFields", "generation"}}
+    return {**body, "metadata": metadata}
+
+
+def _holds(current: Any, wanted: Any) -> bool:
+    """Whether everything in ``wanted`` is in ``current``, which the server may have completed with defaults."""
+    if isinstance(wanted, dict):
+        return isinstance(current, dict) and all(k in current and _holds(current[k], v) for k, v in wanted.items())
+    if isinstance(wanted, list):
+        return (
+            isinstance(current, list)
+            and len(current) == len(wanted)
+            and all(_holds(c, w) for c, w in zip(current, wanted, strict=True))
+        )
+    return bool(current == wanted)

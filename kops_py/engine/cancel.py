@@ -1,0 +1,33 @@
+"""Ctrl-C and SIGTERM: the first asks the run to end cleanly, the second ends the program at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from kops_py.connect.base import Cancel
+from kops_py.model.errors import ExitCode
+
+
+@contextmanager
+def signals_cancel(cancel: Cancel) -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into ``cancel`` while the block runs; outside the main thread it does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if cancel.is_set:
+            os._exit(int(ExitCode.INTERRUPTED))
+        cancel.set(signal.Signals(number).name)
+
+    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,87 @@
+"""One run at a time on a cluster, as far as this machine can tell: a file lock that names its holder.
+
+The kernel frees the lock when its holder dies, so a stale one cannot exist; what the file says is for people.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from kops_py.model.errors import LockedError
+
+
+class FileLock:
+    """Holds ``<folder>/<cluster>.lock`` until released or until the process ends."""
+
+    def __init__(self, folder: Path, cluster: str) -> None:
+        self.path = folder / f"{cluster}.lock"
+        self._descriptor: int | None = None
+
+    def acquire(self, *, run_id: str, command: str) -> None:
+        """Take the lock; raises LockedError naming the holder when somebody else has it."""
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _read_holder(descriptor)
+            os.close(descriptor)
+            raise LockedError(
+                "another run works on this cluster",
+                where=str(self.path),
+                why=describe_holder(holder),
+                hint="wait for it to end, or end that process and run the same command again",
+            ) from None
+        self._descriptor = descriptor
+        body = json.dumps(
+            {
+                "pid": os.getpid(),
+                "user": _user(),
+                "host": socket.gethostname(),
+                "since_s": round(time.time(), 3),
+                "run_id": run_id,
+                "command": command,
+            }
+        ).encode()
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, body, 0)
+
+    def release(self) -> None:
+        """Give the lock back; safe to call when it is not held."""
+        if self._descriptor is not None:
+            os.ftruncate(self._descriptor, 0)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def describe_holder(holder: dict[str, Any]) -> str:
+    """Say in one sentence who holds a lock, from what its file says."""
+    if not holder:
+        return "its holder left no name"
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(float(holder.get("since_s", 0))))
+    return (
+        f"held by {holder.get('user', '?')}@{holder.get('host', '?')}, process {holder.get('pid', '?')}, "
+        f"since {since}, run {holder.get('run_id', '?')}: {holder.get('command', '?')}"
+    )
+
+
+def _read_holder(descriptor: int) -> dict[str, Any]:
+    try:
+        body = json.loads(os.pread(descriptor, 65536, 0))
+    except (OSError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -1,0 +1,215 @@
+"""A simulated cluster: facts out, steps in; strict about order and about steps it does not know.
+
+It knows the few rules that make order matter (a join needs an API and a prepared host, a bridge needs pod
+CIDRs) and refuses a step whose ground is missing, as the real thing would.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from pathlib import Path
+from types import MappingProxyType
+
+from kops_py.engine.run import StepContext
+from kops_py.model.actions import (
+    ApplyNetwork,
+    ConfigureBridge,
+    ConfigureLoadBalancer,
+    InitControlPlane,
+    JoinNode,
+    LabelNode,
+    PrepareHost,
+    RevokeJoinSecrets,
+    WaitHealthy,
+)
+from kops_py.model.errors import CommandFailedError, KopsError
+from kops_py.model.facts import Facts, HostFacts, JobState, KubeFacts, NodeFacts
+from kops_py.model.plan import Step
+from kops_py.model.spec import ClusterSpec, CniType, Endpoint, HostSpec, KubernetesSpec, NetworkSpec, Taint
+from kops_py.model.version import Version
+from kops_py.runbooks.bootstrap import INIT_JOB, JOIN_JOB, BootstrapArguments
+
+VERSION = Version(1, 31, 2)
+
+
+def make_spec(
+    control_planes: int = 1,
+    workers: int = 0,
+    load_balancers: int = 0,
+    *,
+    cni: CniType = CniType.BRIDGE,
+    labels: bool = False,
+) -> ClusterSpec:
+    """Return a spec with hosts n1.. in the order control planes, workers, load balancers."""
+    hosts: list[HostSpec] = []
+
+    def add(count: int, *groups: str) -> None:
+        for _ in range(count):
+            number = len(hosts) + 1
+            address = f"10.9.0.{number}"
+            extra = {"disk": "ssd"} if labels and "kube_node" in groups else {}
+            taints = (Taint("gpu", "", "NoSchedule"),) if extra else None
+            hosts.append(
+                HostSpec(
+                    name=f"n{number}",
+                    address=address,
+                    port=22,
+                    user="ops",
+                    groups=frozenset(groups),
+                    node_ip=address,
+                    labels=MappingProxyType(extra),
+                    taints=taints,
+                )
+            )
+
+    add(control_planes, "kube_control_plane", "etcd")
+    add(workers, "kube_node")
+    add(load_balancers, "load_balancer")
+    return ClusterSpec(
+        name="sim",
+        kubernetes=KubernetesSpec(VERSION, "https://example.invalid", None, None, None),
+        network=NetworkSpec(
+            (ip_network("10.244.0.0/16"),), (ip_network("10.96.0.0/12"),), "cluster.local", cni, None
+        ),
+        hosts=tuple(hosts),
+        endpoint=Endpoint("api.example.invalid", 6443),
+        endpoint_external=False,
+        inventory_path=Path("hosts.yaml"),
+        cluster_path=Path("cluster.yaml"),
+    )
+
+
+def arguments_for(spec: ClusterSpec) -> BootstrapArguments:
+    """Return digests as the composition root would compute them."""
+    return BootstrapArguments(
+        prepare_digests={h.name: f"prep-{h.name}" for h in spec.hosts},
+        load_balancer_digests={h.name: f"lb-{h.name}" for h in spec.hosts},
+        network_digest="net-1",
+    )
+
+
+@dataclass
+class SimulatedCluster:
+    """The state of a cluster that steps change and facts show; it is its own Performer."""
+
+    spec: ClusterSpec
+    hosts: dict[str, HostFacts] = field(default_factory=dict)
+    nodes: dict[str, NodeFacts] = field(default_factory=dict)
+    initialised: bool = False
+    network_digest: str = ""
+    healthy: bool = False
+    secrets: set[str] = field(default_factory=set)
+    applied: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for host in self.spec.hosts:
+            self.hosts.setdefault(host.name, HostFacts(name=host.name, sudo=True))
+
+    def facts(self) -> Facts:
+        """Return a snapshot, as an observation would."""
+        kube = None
+        if self.initialised:
+            kube = KubeFacts(
+                server_version=VERSION,
+                nodes=dict(self.nodes),
+                has_kubeadm_config=True,
+                has_kube_proxy=True,
+                has_dns=True,
+                network_digest=self.network_digest,
+                unhealthy=() if self.healthy else ("not yet healthy",),
+                join_secrets=tuple(sorted(self.secrets)),
+            )
+        return Facts(hosts=dict(self.hosts), kube=kube)
+
+    def _host(self, name: str, **changes: object) -> None:
+        self.hosts[name] = dataclasses.replace(self.hosts[name], **changes)  # type: ignore[arg-type]
+
+    def _require(self, condition: bool, what: str, node: str = "") -> None:
+        if not condition:
+            raise CommandFailedError(f"the simulated cluster refuses: {what}", where=node)
+
+    def _add_node(self, name: str, *, control_plane: bool) -> None:
+        label = {"node-role.kubernetes.io/control-plane": ""} if control_plane else {}
+        number = len(self.nodes)
+        self.nodes[name] = NodeFacts(
+            name=name,
+            ready=False,
+            reason="",
+            version=str(VERSION),
+            internal_ip=self.spec.host(name).node_ip,
+            pod_cidr=f"10.244.{number}.0/24",
+            labels=label,
+        )
+        manifests = frozenset({"kube-apiserver.yaml", "etcd.yaml"}) if control_plane else frozenset()
+        job = JOIN_JOB if self.initialised else INIT_JOB
+        self._host(name, has_kubelet_conf=True, manifests=manifests, jobs={job: JobState.SUCCEEDED})
+        self.healthy = False
+
+    def perform(self, step: Step) -> None:
+        """Carry out one step; raises KopsError when its ground is missing, TypeError when it is unknown."""
+        match step.action:
+            case ConfigureLoadBalancer(host=host, digest=digest):
+                self._host(host, load_balancer_digest=digest)
+            case PrepareHost(host=host, digest=digest):
+                self._require(host not in self.nodes, "a member must not be prepared again", host)
+                self._host(host, prepared_digest=digest)
+            case InitControlPlane(node=node):
+                self._require(not self.initialised, "init on a running cluster", node)
+                self._require(bool(self.hosts[node].prepared_digest), "host is not prepared", node)
+                self._add_node(node, control_plane=True)
+                self.initialised = True
+                self.secrets.add("bootstrap-token-init00")
+            case ApplyNetwork(digest=digest):
+                self._require(self.initialised, "no API")
+                self.network_digest = digest
+            case JoinNode(node=node, control_plane=control_plane):
+                self._require(self.initialised, "no API", node)
+                self._require(node not in self.nodes, "is a member already", node)
+                self._require(bool(self.hosts[node].prepared_digest), "host is not prepared", node)
+                self._add_node(node, control_plane=control_plane)
+                self.secrets.add("bootstrap-token-join00")
+            case ConfigureBridge(node=node):
+                peers = {f"{n.name}={n.pod_cidr}@{n.internal_ip}" for n in self.nodes.values()}
+                self._require(node in self.nodes, "not a node", node)
+                self._host(node, bridge_peers=frozenset(peers))
+            case LabelNode(node=node, labels=labels, taints=taints):
+                old = self.nodes[node]
+                self.nodes[node] = dataclasses.replace(
+                    old, labels={**old.labels, **labels}, taints=old.taints | set(taints)
+                )
+            case WaitHealthy():
+                self.healthy = True
+                for name, node_facts in self.nodes.items():
+                    self.nodes[name] = dataclasses.replace(node_facts, ready=True)
+            case RevokeJoinSecrets():
+                self.secrets.clear()
+            case _:
+                raise TypeError(f"the simulated cluster does not know {step.action!r}")
+        self.applied.append(step.id)
+
+    # Performer, so that the real engine can drive it
+
+    def check(self, ctx: StepContext) -> str | None:
+        """Nothing is ever true by itself here."""
+        return None
+
+    def apply(self, ctx: StepContext) -> None:
+        """Perform the step."""
+        self.perform(ctx.step)
+
+    def apply_together(self, contexts: Sequence[StepContext]) -> Mapping[str, KopsError | None]:
+        """Perform all steps."""
+        results: dict[str, KopsError | None] = {}
+        for ctx in contexts:
+            try:
+                self.apply(ctx)
+                results[ctx.step.id] = None
+            except KopsError as error:
+                results[ctx.step.id] = error
+        return results
+
+    def verify(self, ctx: StepContext) -> None:
+        """Performing is proof enough here."""
