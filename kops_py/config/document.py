@@ -66,12 +66,12 @@ class Kubernetes(_Model):
     version: Text = Field(description="Kubernetes release to install.", examples=["v1.34.2"])
     repository: Text = Field(
         "https://pkgs.k8s.io/core:/stable:",
-        description="Base of the package repositories, one folder a minor below it; /vX.Y/deb/ (or rpm/) is appended.",
+        description="Base of the package repositories; /vX.Y/deb/ (or rpm/) of the minor is appended.",
         examples=["https://pkgs.k8s.io/core:/stable:"],
     )
     repository_key: Text | None = Field(
         None,
-        description="URL or file of the repository's signing key. Not given: Release.key in the repository itself.",
+        description="URL or file of the repository's signing key. Not given: Release.key in the repository.",
         examples=["https://mirror.example.com/kubernetes.asc"],
     )
     image_repository: Text | None = Field(
@@ -82,7 +82,7 @@ class Kubernetes(_Model):
     images: Text | None = Field(
         None,
         description="Folder or URL with image archives that are loaded into containerd before kubeadm runs "
-        "(<images>/vX.Y.Z/images.json lists them). Not given: images are pulled.",
+        "(vX.Y.Z/images.json below it lists them). Not given: images are pulled.",
         examples=["./images"],
     )
     package_revision: Text | None = Field(
@@ -96,14 +96,15 @@ class Cni(_Model):
     """Where the pod network comes from."""
 
     type: Literal["manifest", "bridge", "none"] = Field(
-        description="manifest: apply a manifest (url or file). bridge: host-local addresses and routes between the "
-        "nodes, for labs on one layer-2 network. none: somebody else installs it; nodes stay NotReady until then.",
+        description="manifest: apply a manifest (url or file). bridge: host-local addresses and routes between "
+        "the nodes, for labs on one layer-2 network. none: somebody else installs it; nodes stay NotReady until "
+        "then.",
         examples=["manifest"],
     )
     url: Text | None = Field(
         None,
         description="URL of the manifest (type manifest).",
-        examples=["https://github.com/flannel-io/flannel/releases/download/v0.27.4/kube-flannel.yml"],
+        examples=["https://github.com/flannel-io/flannel/releases/latest/download/kube-flannel.yml"],
     )
     file: Text | None = Field(None, description="File with the manifest (type manifest).", examples=["./cni.yaml"])
 
@@ -155,9 +156,9 @@ class Etcd(_Model):
 
     topology: Literal["stacked", "external"] | None = Field(
         None,
-        description="stacked: a member on every control plane, run by kubeadm. external: members on the hosts of the "
-        "group etcd, run by systemd. Not given: external when the group etcd names other hosts than the control "
-        "planes, else stacked.",
+        description="stacked: a member on every control plane, run by kubeadm. external: members on the hosts of "
+        "the group etcd, run by systemd. Not given: external when the group etcd names other hosts than the "
+        "control planes, else stacked.",
         examples=["stacked"],
     )
 
@@ -167,7 +168,7 @@ class Ssh(_Model):
 
     become_password: Text | None = Field(
         None,
-        description="Reference to the sudo password, never the password itself: env:NAME, file:PATH or cmd:COMMAND.",
+        description="Reference to the sudo password, never the password: env:NAME, file:PATH or cmd:COMMAND.",
         examples=["env:SUDO_PASSWORD"],
         pattern="^(env|file|cmd):",
     )
@@ -200,8 +201,8 @@ class Kubeadm(_Model):
 
     cluster_configuration: dict[str, Any] = Field(
         {},
-        description="Fields merged into kubeadm's ClusterConfiguration as they are, in the form of the kubeadm API "
-        "version that belongs to the Kubernetes version.",
+        description="Fields merged into kubeadm's ClusterConfiguration as they are, in the form of the kubeadm "
+        "API version that belongs to the Kubernetes version.",
         examples=["{apiServer: {extraArgs: {profiling: 'false'}}}"],
     )
 
@@ -216,8 +217,8 @@ class ClusterDocument(_Model):
     network: Network
     control_plane_endpoint: Text | None = Field(
         None,
-        description="Address all clients use for the API server, host or host:port (port 6443 when not given). Not "
-        "given: the first host of the group load_balancer, else the only control plane.",
+        description="Address all clients use for the API server, host or host:port (port 6443 when not given). "
+        "Not given: the first host of the group load_balancer, else the only control plane.",
         examples=["api.example.com:6443"],
     )
     cert_sans: list[Text] = Field(
@@ -226,7 +227,7 @@ class ClusterDocument(_Model):
         description="Further names and addresses in the API server's certificate.",
         examples=["[api.example.com]"],
     )
-    containerd: Containerd = Field(default_factory=Containerd)
+    containerd: Containerd = Field(default_factory=lambda: Containerd.model_validate({}))
     etcd: Etcd = Field(default_factory=lambda: Etcd.model_validate({}))
     ssh: Ssh = Field(default_factory=lambda: Ssh.model_validate({}))
     timeouts: Timeouts = Field(default_factory=lambda: Timeouts.model_validate({}))

@@ -92,18 +92,19 @@ class _Frame:
     anchors: tuple[str, ...] = ()
 
 
-def read_yaml(path: Path, *, most_bytes: int, any_keys: bool = False, opaque_tags: bool = False) -> Node:
+def read_yaml(path: Path, *, most_bytes: int, free: bool = False, vars_file: bool = False) -> Node:
     """Read one YAML document.
 
-    ``any_keys`` allows keys that are not text (in free variables), ``opaque_tags`` Ansible's own tags, whose values
-    stay as they are. Raises ConfigError with a place for everything else.
+    ``free`` allows what Ansible allows: keys that are not text, and its own tags, whose values stay as they are.
+    ``vars_file`` also allows an empty file and duplicate keys, as Ansible does in group_vars and host_vars.
+    Raises ConfigError with a place for everything else.
     """
     problems = Problems()
     text = read_text(path, problems, most_bytes=most_bytes)
-    return parse_yaml(text, str(path), any_keys=any_keys, opaque_tags=opaque_tags)
+    return parse_yaml(text, str(path), free=free, vars_file=vars_file)
 
 
-def parse_yaml(text: str, file: str, *, any_keys: bool = False, opaque_tags: bool = False) -> Node:
+def parse_yaml(text: str, file: str, *, free: bool = False, vars_file: bool = False) -> Node:
     """Parse one YAML document; see ``read_yaml``."""
     import yaml
 
@@ -111,8 +112,10 @@ def parse_yaml(text: str, file: str, *, any_keys: bool = False, opaque_tags: boo
     bad = _NOT_PRINTABLE.search(text)
     if bad is not None:
         place = place_at(file, text, bad.start())
-        problems.fail(place, f"control character {bad[0]!r} is not allowed", hint="remove it; is this a text file?")
-    composer = _Composer(file, problems, any_keys=any_keys, opaque_tags=opaque_tags)
+        problems.fail(
+            place, f"control character {bad[0]!r} is not allowed", hint="remove it; is this a text file?"
+        )
+    composer = _Composer(file, problems, free=free, duplicates_ok=vars_file)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         for event in yaml.parse(text, Loader=loader):
@@ -128,6 +131,8 @@ def parse_yaml(text: str, file: str, *, any_keys: bool = False, opaque_tags: boo
         problems.fail(Place(file), "not valid YAML", why=type(error).__name__)
     problems.raise_if_any()
     if composer.root is None:
+        if vars_file:
+            return Node(Kind.MAP, Place(file))
         problems.fail(Place(file), "the file is empty", hint="kops-py init DIR writes a commented example")
     return composer.root
 
@@ -138,19 +143,19 @@ _ScalarValue: TypeAlias = str | int | float | bool | None
 class _Composer:
     """Turns events into one tree."""
 
-    def __init__(self, file: str, problems: Problems, *, any_keys: bool, opaque_tags: bool) -> None:
+    def __init__(self, file: str, problems: Problems, *, free: bool, duplicates_ok: bool) -> None:
         from yaml.constructor import SafeConstructor
         from yaml.resolver import Resolver
 
         self.root: Node | None = None
         self._file = file
         self._problems = problems
-        self._any_keys = any_keys
-        self._opaque_tags = opaque_tags
+        self._free = free
+        self._duplicates_ok = duplicates_ok
         self._stack: list[_Frame] = []
         self._anchors: dict[str, Node] = {}
         self._count = 0
-        self._resolver = Resolver()
+        self._resolver: Any = Resolver()
         self._constructor: Any = SafeConstructor()
 
     def take(self, event: Any) -> None:
@@ -224,13 +229,15 @@ class _Composer:
         if name in ("str", "timestamp", "merge", "value"):
             return text
         if name not in ("int", "float", "bool", "null"):
-            if not (self._opaque_tags and tag in _OPAQUE_TAGS):
+            if not (self._free and tag in _OPAQUE_TAGS):
                 self._problems.add(place, f"tag {show(tag)} is not allowed here", hint="remove it")
             return text
         try:
             value: _ScalarValue = getattr(self._constructor, f"construct_yaml_{name}")(ScalarNode(tag, text))
         except (ValueError, KeyError, IndexError, OverflowError):
-            self._problems.add(place, f"this is not a value of type {name}", hint="write it in quotes if it is text")
+            self._problems.add(
+                place, f"this is not a value of type {name}", hint="write it in quotes if it is text"
+            )
             return text
         if isinstance(value, float) and not math.isfinite(value):
             self._problems.add(place, "this is not a finite number")
@@ -260,14 +267,14 @@ class _Composer:
         if key.tag == f"{_YAML}merge":
             self._merge(parent, value)
             return
-        if not isinstance(key.value, str) and not self._any_keys:
+        if not isinstance(key.value, str) and not self._free:
             self._problems.add(
                 key.place, f"a key must be text, {show(key.value)} is {key.what}", hint="write the key in quotes"
             )
             return
         name = str(key.value)
         earlier = parent.entries.get(name)
-        if earlier is not None and earlier[0].tag != _MERGED:
+        if earlier is not None and earlier[0].tag != _MERGED and not self._duplicates_ok:
             first = earlier[0].place
             self._problems.add(
                 key.place,

@@ -25,6 +25,7 @@ _CONNECT_TIMEOUT_S = 5.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 _NEW_KIND_TIMEOUT_S = 30.0
 _PAGE = 500
+_CONFLICT = frozenset({409})
 _MERGE_TYPES = frozenset(
     {"application/strategic-merge-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"}
 )
@@ -42,7 +43,7 @@ def connect_kube(
 
     ``server_override`` is a URL to connect to instead of the kubeconfig's server, whose name the certificate must
     still carry. ``request_timeout_s`` is the deadline of each call, its repetitions included, unless a call brings
-    its own. ``work_dir`` takes key files where keys cannot be held in memory. Raises ConfigError when the
+    its own. ``work_dir`` takes key files where keys cannot be held in memory. Raises KubeError when the
     kubeconfig is not usable.
     """
     secrets = SecretFiles(work_dir)
@@ -56,10 +57,14 @@ def connect_kube(
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """A successful answer; ``repeated`` when an earlier attempt may have been carried out as well."""
+    """An answer; ``problem`` is set for a status the caller said it expects.
+
+    ``repeated`` tells that an earlier attempt without an answer may have been carried out as well.
+    """
 
     body: bytes
     repeated: bool
+    problem: KubeError | None = None
 
 
 class RestKubeApi:
@@ -81,12 +86,13 @@ class RestKubeApi:
         self._kinds_lock = threading.Lock()
 
     def is_ready(self, timeout_s: float = 5.0) -> bool:
-        """Whether /readyz answers ok; never raises KubeError."""
+        """Whether /readyz answers ok, asked once; never raises KubeError."""
+        self._cancel.check()
         try:
-            answer = self._send("GET", "/readyz", timeout_s=timeout_s, repeatable=False)
-        except KubeError:
+            status, body, _ = self._exchange("GET", self._server + "/readyz", None, "", timeout_s)
+        except _transport_errors():
             return False
-        return answer.body.strip() == b"ok"
+        return status == 200 and body.strip() == b"ok"
 
     def get(
         self, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None
@@ -129,16 +135,14 @@ class RestKubeApi:
         Without one it is tried once, because a repetition could undo what somebody did in between.
         """
         guarded = bool((body.get("metadata") or {}).get("resourceVersion"))
-        try:
-            answer = self._send("PUT", path, body=body, timeout_s=timeout_s, repeatable=guarded)
-        except _RepeatedError as conflict:
-            if conflict.error.status != 409:
-                raise conflict.error from None
+        answer = self._send("PUT", path, body=body, timeout_s=timeout_s, repeatable=guarded, expected=_CONFLICT)
+        if answer.problem is None:
+            return _json(answer.body, path, self._server)
+        if answer.repeated:
             current = self.get(path, timeout_s=timeout_s)
             if _holds(current, _without_versions(body)):
                 return current  # it was our own earlier attempt, whose answer was lost
-            raise conflict.error from None
-        return _json(answer.body, path, self._server)
+        raise answer.problem
 
     def patch(
         self,
@@ -167,21 +171,22 @@ class RestKubeApi:
         Repeated only with ``preconditions.uid`` in the body: without, a repetition could hit a successor.
         """
         guarded = bool(((body or {}).get("preconditions") or {}).get("uid"))
-        try:
-            self._send("DELETE", path, body=body, timeout_s=timeout_s, repeatable=guarded)
-        except _RepeatedError as again:
-            # 404, or 409 because the uid is another's: the object is gone, by our first attempt
-            if again.error.status in {404, 409}:
-                return True
-            raise again.error from None
-        except KubeError as error:
-            if error.status == 404:
-                return False
-            raise
-        return True
+        answer = self._send(
+            "DELETE", path, body=body, timeout_s=timeout_s, repeatable=guarded, expected=_CONFLICT | {404}
+        )
+        if answer.problem is None or answer.repeated:
+            # repeated and 404, or 409 because the uid is another's: the object went by our first attempt
+            return True
+        if answer.problem.status == 404:
+            return False
+        raise answer.problem
 
     def apply(self, manifest: JsonObject, *, field_manager: str = "kops-py") -> str:
-        """Apply an object server-side with force; returns ``Kind namespace/name``; kinds are found by discovery."""
+        """Apply an object server-side with force; returns ``Kind namespace/name``.
+
+        The kind's path comes from discovery, kept for the life of this connection; a namespaced object without a
+        namespace goes to ``default``.
+        """
         api_version, kind = str(manifest.get("apiVersion") or ""), str(manifest.get("kind") or "")
         metadata = dict(manifest.get("metadata") or {})
         name = str(metadata.get("name") or "")
@@ -263,6 +268,7 @@ class RestKubeApi:
         content_type: str = "application/json",
         timeout_s: float | None = None,
         repeatable: bool,
+        expected: frozenset[int] = frozenset(),
     ) -> _Answer:
         """Send one request until it is answered, its deadline has passed, or repeating it would not be safe."""
         limit_s = self._timeout_s if timeout_s is None else timeout_s
@@ -288,11 +294,15 @@ class RestKubeApi:
                 if 200 <= status < 300:
                     return _Answer(answer, maybe_done)
                 problem = status_error(method, path, status, answer, server=self._server)
+                if status in expected:
+                    return _Answer(answer, maybe_done, problem)
                 again, unanswered = repeatable and is_passing(status, answer), status in {500, 502, 504}
                 retry_after_s = _retry_after(headers)
             pause_s = _pause_length(attempts, retry_after_s)
             if not again or time.monotonic() + pause_s >= started + limit_s:
-                raise _final(problem, attempts, time.monotonic() - started, maybe_done)
+                if attempts > 1:
+                    problem.why += f" (tried {attempts} times in {time.monotonic() - started:.0f} s)"
+                raise problem
             maybe_done = maybe_done or unanswered
             self._pause(pause_s)
 
@@ -327,22 +337,6 @@ class RestKubeApi:
             self._cancel.check()
 
 
-class _RepeatedError(KubeError):
-    """An error answered to a repetition of a request whose first attempt may have been carried out."""
-
-    def __init__(self, error: KubeError) -> None:
-        super().__init__(
-            error.what, where=error.where, why=error.why, hint=error.hint, status=error.status, reason=error.reason
-        )
-        self.error = error
-
-
-def _final(problem: KubeError, attempts: int, spent_s: float, maybe_done: bool) -> KubeError:
-    if attempts > 1:
-        problem.why = f"{problem.why} (tried {attempts} times in {spent_s:.0f} s)"
-    return _RepeatedError(problem) if maybe_done else problem
-
-
 def _transport_errors() -> tuple[type[Exception], ...]:
     import urllib3
 
@@ -369,7 +363,7 @@ def _pause_length(attempts: int, retry_after_s: float | None) -> float:
     if retry_after_s is not None:
         return retry_after_s
     longest = min(_FIRST_PAUSE_S * 2 ** (attempts - 1), _LONGEST_PAUSE_S)
-    return longest * random.uniform(0.75, 1.0)  # noqa: S311 - spreads clients, keeps no secret
+    return float(longest * random.uniform(0.75, 1.0))  # noqa: S311 - spreads clients, keeps no secret
 
 
 def _json(body: bytes, path: str, server: str) -> JsonObject:
@@ -394,7 +388,9 @@ def _group_path(api_version: str) -> str:
 
 
 def _without_versions(body: JsonObject) -> JsonObject:
-    metadata = {k: v for k, v in body["metadata"].items() if k not in {"resourceVersion", "managedFields", "generation"}}
+    metadata = {
+        k: v for k, v in body["metadata"].items() if k not in {"resourceVersion", "managedFields", "generation"}
+    }
     return {**body, "metadata": metadata}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kops_py.connect.kube_proxy import choose_proxy
-from kops_py.model.errors import ConfigError
+from kops_py.model.errors import KubeError
 
 
 @dataclass
@@ -34,7 +34,7 @@ class SecretFiles:
         if self.in_memory:
             descriptor = os.memfd_create(name)
             self._descriptors.append(descriptor)
-            with open(descriptor, "wb", closefd=False) as stream:
+            with os.fdopen(descriptor, "wb", closefd=False) as stream:
                 stream.write(data)
             return f"/proc/self/fd/{descriptor}"
         self.work_dir.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ class SecretFiles:
         path = self.work_dir / f"{name}-{os.getpid()}-{id(self)}"
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._files.append(path)
-        with open(descriptor, "wb") as stream:
+        with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
         return str(path)
 
@@ -59,14 +59,14 @@ def client_configuration(kubeconfig: bytes, secrets: SecretFiles, *, server_over
     """Return a ``kubernetes.client.Configuration`` for the kubeconfig's current context.
 
     With ``server_override`` the connection goes there, but the certificate is still checked against the name in
-    the kubeconfig (tls-server-name). Raises ConfigError when the kubeconfig is not usable.
+    the kubeconfig (tls-server-name). Raises KubeError when the kubeconfig is not usable.
     """
     config = _read(kubeconfig)
     cluster = _current(config, "cluster", "clusters")
     user = _current(config, "user", "users")
     original = str(cluster.get("server") or "")
     if urlsplit(original).scheme not in {"http", "https"} or not urlsplit(original).hostname:
-        raise ConfigError(
+        raise KubeError(
             "the kubeconfig's cluster has no usable server", where="kubeconfig", why=f"server is {original!r}"
         )
     if server_override:
@@ -85,9 +85,10 @@ def _load(config: dict[str, Any], server: str, proxy: str | None, secrets: Secre
 
     configuration = Configuration()
     try:
-        KubeConfigLoader(config_dict=config, temp_file_path=str(secrets.work_dir)).load_and_set(configuration)
+        loader: Any = KubeConfigLoader(config_dict=config, temp_file_path=str(secrets.work_dir))  # type: ignore[no-untyped-call]
+        loader.load_and_set(configuration)
     except ConfigException as error:
-        raise ConfigError(
+        raise KubeError(
             "the kubeconfig cannot be used", where="kubeconfig", why=str(error).partition("\n")[0]
         ) from error
     # the client's own reading of proxy variables differs between its versions; ours is kubectl's
@@ -105,9 +106,9 @@ def _read(kubeconfig: bytes) -> dict[str, Any]:
         # only the place: the text around it may hold a key
         mark = getattr(error, "problem_mark", None)
         place = f"kubeconfig:{mark.line + 1}:{mark.column + 1}" if mark else "kubeconfig"
-        raise ConfigError("the kubeconfig is not YAML", where=place) from None
+        raise KubeError("the kubeconfig is not YAML", where=place) from None
     if not isinstance(config, dict):
-        raise ConfigError("the kubeconfig is not a mapping", where="kubeconfig")
+        raise KubeError("the kubeconfig is not a mapping", where="kubeconfig")
     return copy.deepcopy(config)
 
 
@@ -118,7 +119,7 @@ def _current(config: dict[str, Any], kind: str, section: str) -> dict[str, Any]:
     entry = _named(config, section, name)
     value = entry.get(kind)
     if not isinstance(value, dict):
-        raise ConfigError(f"the kubeconfig's {kind} {name!r} is empty", where="kubeconfig")
+        raise KubeError(f"the kubeconfig's {kind} {name!r} is empty", where="kubeconfig")
     return value
 
 
@@ -126,7 +127,7 @@ def _named(config: dict[str, Any], section: str, name: str) -> dict[str, Any]:
     for entry in config.get(section) or []:
         if isinstance(entry, dict) and entry.get("name") == name:
             return entry
-    raise ConfigError(f"the kubeconfig has no entry {name!r} under {section}", where="kubeconfig")
+    raise KubeError(f"the kubeconfig has no entry {name!r} under {section}", where="kubeconfig")
 
 
 def _move_data_to_files(holder: dict[str, Any], names: tuple[str, ...], secrets: SecretFiles) -> None:
@@ -138,5 +139,5 @@ def _move_data_to_files(holder: dict[str, Any], names: tuple[str, ...], secrets:
         try:
             data = base64.b64decode(str(encoded), validate=False)
         except (binascii.Error, ValueError):
-            raise ConfigError(f"{name}-data is not base64", where="kubeconfig") from None
+            raise KubeError(f"{name}-data is not base64", where="kubeconfig") from None
         holder[name] = secrets.add(name, data)

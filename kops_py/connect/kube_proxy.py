@@ -45,15 +45,16 @@ def _matches(entry: str, host: str, port: int) -> bool:
         address = ip_address(host)
     except ValueError:
         address = None
-    try:
-        return address is not None and address in ip_network(entry, strict=False)
-    except ValueError:
-        pass
+    if address is not None and "/" in entry:
+        try:
+            return address in ip_network(entry, strict=False)
+        except ValueError:
+            return False
     name, wanted_port = _split_port(entry)
     if wanted_port and wanted_port != str(port):
         return False
     if address is not None:
-        return name.strip("[]") == host
+        return name.strip("[]") == str(address)
     name = name.removeprefix("*")
     if name.startswith("."):
         return host.endswith(name)

@@ -111,6 +111,8 @@ class HostFacts:
     apparmor: bool = False
     """Whether the kernel enforces AppArmor."""
     has_apparmor_parser: bool = False
+    python_path: str = ""
+    """The interpreter ``python`` is the version of."""
     proxies: frozenset[str] = frozenset()
     """Names of the proxy variables set in /etc/environment; never their values, which may hold a password."""
 
@@ -164,8 +166,8 @@ class KubeFacts:
     """Names of kops-py's bootstrap tokens and of uploaded certificates that are still there."""
 
     @property
-    def initialised(self) -> bool:
-        """Whether kubeadm init came to its end: its last phase is the add-ons."""
+    def has_all_of_init(self) -> bool:
+        """Whether all that kubeadm init makes is there, up to its last phase, the add-ons."""
         return self.has_kubeadm_config and self.has_kube_proxy and self.has_dns
 
 

@@ -82,6 +82,12 @@ class HostSpec:
     ssh_args: str = ""
     become: bool = True
     variables: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    access_ip: str | None = None
+    """Address other hosts use for this one where it is not ``node_ip`` (behind NAT); as in Kubespray."""
+    etcd_member_name: str | None = None
+    """Name of the host's member of an external etcd; None: the host's name."""
+    connection: str = "ssh"
+    """``ssh``, or ``local`` for the machine kops-py runs on."""
 
     @property
     def is_control_plane(self) -> bool:
@@ -193,6 +199,8 @@ class ClusterSpec:
     cert_sans: tuple[str, ...] = ()
     inventory_path: Path = Path()
     cluster_path: Path = Path()
+    limit: frozenset[str] | None = None
+    """Names of the hosts that may be touched (``--limit``); None: all. The rest of the spec stays whole."""
 
     def host(self, name: str) -> HostSpec:
         """Return the host of this inventory name; raises KeyError."""

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from functools import total_ordering
 
-_PATTERN = re.compile(r"v?(\d{1,4})\.(\d{1,4})\.(\d{1,6})(?:-([0-9A-Za-z.-]+))?")
+_NUMBER = r"(0|[1-9][0-9]{0,5})"
+_PATTERN = re.compile(rf"v?{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-([0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?")
 
 
 @total_ordering
@@ -40,8 +41,12 @@ class Version:
         """Return ``v1.31``, the name of the package repository of this minor."""
         return f"v{self.major}.{self.minor}"
 
-    def _key(self) -> tuple[int, int, int, bool, str]:
-        return (self.major, self.minor, self.patch, not self.pre, self.pre)
+    def _key(self) -> tuple[int, int, int, bool, tuple[tuple[bool, int, str], ...]]:
+        # Semantic Versioning 2.0.0, item 11: numbers compare as numbers (rc.2 < rc.10) and come before words.
+        pre = tuple(
+            (False, int(part), "") if part.isdigit() else (True, 0, part) for part in self.pre.split(".") if part
+        )
+        return (self.major, self.minor, self.patch, not self.pre, pre)
 
     def __lt__(self, other: Version) -> bool:
         return self._key() < other._key()
@@ -67,6 +72,11 @@ class MinorFacts:
     has_config_validate: bool
     has_show_join_phase: bool
     cgroup_v1_ok: bool
+    """Whether the kubelet starts on cgroup v1 without being told to (failCgroupV1 is false by default)."""
+    has_fail_cgroup_v1: bool
+    """Whether KubeletConfiguration has the field failCgroupV1."""
+    needs_dual_stack_gate: bool
+    """Whether two address families need kubeadm's feature gate IPv6DualStack."""
     needs_crictl: bool
     needs_conntrack: bool
     minimum_containerd: tuple[int, int]
@@ -128,6 +138,8 @@ def _facts(minor: int) -> MinorFacts:
         has_config_validate=minor >= 28,
         has_show_join_phase=minor >= 26,
         cgroup_v1_ok=minor < 35,
+        has_fail_cgroup_v1=minor >= 31,
+        needs_dual_stack_gate=minor < 21,
         needs_crictl=minor < 31,
         needs_conntrack=minor < 32,
         minimum_containerd=(1, 4) if minor < 26 else (1, 6) if minor < 36 else (2, 2),

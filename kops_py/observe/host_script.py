@@ -113,7 +113,7 @@ s_boot_id() { cat /proc/sys/kernel/random/boot_id; }
 s_python() {
     for p in "$python" python3 /usr/bin/python3 python3.13 python3.12 python3.11 python3.10 python3.9 python3.8; do
         [ -n "$p" ] && command -v "$p" >/dev/null || continue
-        limit 5 "$p" -I -S -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' && return 0
+        limit 5 "$p" -I -S -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' && command -v "$p" && return 0
     done
     return 1
 }
@@ -140,24 +140,25 @@ s_routes() { ip -o -4 route show table main; ip -o -6 route show table main; }
 s_swaps() { cat /proc/swaps; }
 s_fstab() { cat /etc/fstab; }
 s_ss() { ss -Hltnp || ss -ltnp; }
-s_proc_tcp() { cat /proc/net/tcp /proc/net/tcp6; }
-s_cgroup() { stat -f -c %T /sys/fs/cgroup; while read -r _ at type _; do [ "$at" = /sys/fs/cgroup ] && echo "$type"; done </proc/mounts; }
+s_proc_tcp() { grep -h ' 0A ' /proc/net/tcp /proc/net/tcp6; }
+s_cgroup() {
+    stat -f -c %T /sys/fs/cgroup
+    while read -r _ at type _; do if [ "$at" = /sys/fs/cgroup ]; then echo "$type"; fi; done </proc/mounts
+}
 s_features() {
     release=$(uname -r)
     for f in @FEATURES@; do
-        config=
+        sign=
         case $f in
             overlay) config=OVERLAY_FS ;;
-            br_netfilter) config=BRIDGE_NETFILTER; [ -e /proc/sys/net/bridge/bridge-nf-call-iptables ] && echo "$f" && continue ;;
-            nf_conntrack) config=NF_CONNTRACK; [ -e /proc/sys/net/netfilter/nf_conntrack_max ] && echo "$f" && continue ;;
-            nf_tables) config=NF_TABLES ;;
-            ip_tables) config=IP_NF_IPTABLES; [ -e /proc/net/ip_tables_names ] && echo "$f" && continue ;;
-            ip6_tables) config=IP6_NF_IPTABLES; [ -e /proc/net/ip6_tables_names ] && echo "$f" && continue ;;
-            ip_vs) config=IP_VS; [ -e /proc/net/ip_vs ] && echo "$f" && continue ;;
-            ip_set) config=IP_SET ;;
+            br_netfilter) config=BRIDGE_NETFILTER sign=/proc/sys/net/bridge/bridge-nf-call-iptables ;;
+            nf_conntrack) config=NF_CONNTRACK sign=/proc/sys/net/netfilter/nf_conntrack_max ;;
+            ip_tables) config=IP_NF_IPTABLES sign=/proc/net/ip_tables_names ;;
+            ip6_tables) config=IP6_NF_IPTABLES sign=/proc/net/ip6_tables_names ;;
+            ip_vs) config=IP_VS sign=/proc/net/ip_vs ;;
             *) config=$(echo "$f" | tr '[:lower:]' '[:upper:]') ;;
         esac
-        if [ -d "/sys/module/$f" ] || grep -qw "$f" /proc/filesystems \
+        if [ -n "$sign" ] && [ -e "$sign" ] || [ -d "/sys/module/$f" ] || grep -qw "$f" /proc/filesystems \
             || grep -qs "/$f\.ko" "/lib/modules/$release/modules.builtin" \
             || limit 3 modprobe -n -q "$f" >/dev/null \
             || grep -qs "^CONFIG_$config=y" "/boot/config-$release" \
@@ -169,14 +170,19 @@ s_features() {
 s_sysctls() {
     for key in @SYSCTLS@; do
         file=/proc/sys/$(echo "$key" | tr . /)
-        [ -e "$file" ] && read -r value <"$file" && echo "$key=$value"
+        # Not with read: dash reads byte by byte, and the kernel answers a number only to the first read.
+        [ -e "$file" ] && echo "$key=$(cat "$file")"
     done
 }
 s_dpkg() { dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\n' @PACKAGES@; }
 s_rpm() { rpm -q --qf 'installed %{NAME} %{VERSION}-%{RELEASE}\n' @PACKAGES@; }
-s_dpkg_selections() { dpkg --get-selections; }
-s_versionlock() { cat /etc/dnf/plugins/versionlock.list /etc/yum/pluginconf.d/versionlock.list /etc/dnf/versionlock.toml; }
-s_dnf_excludes() { grep -hE '^[[:space:]]*exclude(pkgs)?[[:space:]]*=' /etc/dnf/dnf.conf /etc/yum.repos.d/kubernetes*.repo; }
+s_dpkg_selections() { dpkg --get-selections | grep -w 'hold$'; }
+s_versionlock() {
+    cat /etc/dnf/plugins/versionlock.list /etc/yum/pluginconf.d/versionlock.list /etc/dnf/versionlock.toml
+}
+s_dnf_excludes() {
+    grep -hE '^[[:space:]]*exclude(pkgs)?[[:space:]]*=' /etc/dnf/dnf.conf /etc/yum.repos.d/kubernetes*.repo
+}
 s_units() {
     set -- @UNITS@
     limit 5 systemctl is-active "$@" | while read -r state; do echo "$1 $state"; shift; done
@@ -207,7 +213,9 @@ s_sockets() {
 }
 s_selinux() { cat /sys/fs/selinux/enforce; }
 s_apparmor() { cat /sys/module/apparmor/parameters/enabled; command -v apparmor_parser; }
-s_proxies() { sed -n 's/^[[:space:]]*\(export[[:space:]]*\)\{0,1\}\([A-Za-z]*_[Pp][Rr][Oo][Xx][Yy]\)=.*/\2/p' /etc/environment; }
+s_proxies() {
+    sed -n 's/^ *\(export *\)\{0,1\}\([A-Za-z]*_[Pp][Rr][Oo][Xx][Yy]\)=.*/\2/p' /etc/environment
+}
 s_endpoint() { [ -n "$endpoint" ] && limit 4 getent ahosts "$endpoint"; }
 s_own_name() { limit 4 getent ahosts "$(cat /proc/sys/kernel/hostname)"; }
 

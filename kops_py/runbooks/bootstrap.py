@@ -90,7 +90,16 @@ class _World:
 
     @property
     def initialised(self) -> bool:
-        return self.kube is not None and self.kube.initialised
+        """Whether there is a cluster to join.
+
+        An init of ours that did not come to its end left one only if even its last phase, the add-ons, is there;
+        a cluster that others built may have other add-ons.
+        """
+        if self.kube is None:
+            return False
+        states = [self.host(h.name).jobs.get(INIT_JOB) for h in self.spec.control_planes]
+        unfinished = any(s not in (None, JobState.SUCCEEDED) for s in states)
+        return self.kube.has_all_of_init or (self.kube.has_kubeadm_config and not unfinished)
 
     def host(self, name: str) -> HostFacts:
         return self.facts.hosts[name]

@@ -1,8 +1,8 @@
 """kubeadm's configuration files and command lines.
 
-Configuration is built as data and written as YAML, one document per kind: v1beta2 for Kubernetes up to 1.21, v1beta3 up
-to 1.30, v1beta4 from 1.31 (the field names per version are held by tests). Everything goes through the file, because
-kubeadm does not mix ``--config`` with most flags and because a secret must not be in an argv.
+Configuration is built as data and written as YAML, one document per kind: v1beta2 for Kubernetes up to 1.21,
+v1beta3 up to 1.30, v1beta4 from 1.31 (the field names per version are held by tests). Everything goes through the
+file, because kubeadm does not mix ``--config`` with most flags and because a secret must not be in an argv.
 """
 
 from __future__ import annotations
@@ -14,24 +14,32 @@ from typing import Any
 
 from kops_py.model.spec import ClusterSpec, Group, HostSpec
 from kops_py.model.version import Version, facts_of
-from kops_py.tools.kubeadm_merge import CLUSTER, INIT, JOIN, KUBE_PROXY, KUBELET
-from kops_py.tools.kubeadm_merge import check_extra as _check_extra
-from kops_py.tools.kubeadm_merge import merge, shape_arguments, split_extra
+from kops_py.tools import kubeadm_merge
+from kops_py.tools.kubeadm_merge import (
+    CLUSTER,
+    INIT,
+    JOIN,
+    KUBE_PROXY,
+    KUBELET,
+    merge,
+    shape_arguments,
+    split_extra,
+)
 
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 """containerd's socket with its scheme: kubeadm wants the scheme since 1.24 and takes it in 1.20."""
 
 API_PORT = 6443
 ETCD_CLIENT_PORT = 2379
-TOKEN_DESCRIPTION = "kops-py join token"
+TOKEN_DESCRIPTION = "kops-py join token"  # noqa: S105 - a description
 ETCD_CA = "/etc/kubernetes/pki/etcd/ca.crt"
 ETCD_CLIENT_CERT = "/etc/kubernetes/pki/apiserver-etcd-client.crt"
 ETCD_CLIENT_KEY = "/etc/kubernetes/pki/apiserver-etcd-client.key"
 
-_TOKEN_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
-# Labels a kubelet may give its own node: upstream's k8s.io/kubelet/pkg/apis/well_known_labels.go, enforced by the kubelet
-# at its start and by the NodeRestriction admission plugin.
+# Labels a kubelet may give its own node: upstream's k8s.io/kubelet/pkg/apis/well_known_labels.go, enforced by the
+# kubelet at its start and by the NodeRestriction admission plugin.
 _SELF_LABELS = frozenset(
     {
         "kubernetes.io/hostname",
@@ -51,9 +59,6 @@ _SELF_NAMESPACES = ("kubelet.kubernetes.io", "node.kubernetes.io")
 _RESERVED_NAMESPACES = ("kubernetes.io", "k8s.io")
 
 
-# --- configuration ---------------------------------------------------------------------------------------------------
-
-
 def init_config(
     spec: ClusterSpec,
     node: HostSpec,
@@ -67,8 +72,8 @@ def init_config(
 ) -> str:
     """Render the configuration of ``kubeadm init`` on the first control plane; it holds secrets (write it 0600).
 
-    ``cgroup_v1`` says that hosts of this cluster run cgroup v1, which Kubernetes 1.35 and newer refuses unless told.
-    ``resolv_conf`` is the file kubelets give to pods. Raises ConfigError when extra_kubeadm cannot be used.
+    ``cgroup_v1`` says that hosts of this cluster run cgroup v1, which Kubernetes 1.35 and newer refuses unless
+    told. ``resolv_conf`` is the file kubelets give to pods. Raises ConfigError when extra_kubeadm cannot be used.
     """
     facts = facts_of(spec.kubernetes.version)
     init = _init_document(
@@ -107,8 +112,8 @@ def join_config(
 ) -> str:
     """Render the configuration of ``kubeadm join``; it holds secrets (write it 0600).
 
-    ``api_endpoint`` is ``host:port`` of an API server that answers. A control plane needs ``certificate_key``, the key
-    its certificates were uploaded with; without it ValueError is raised. Raises ConfigError as init_config does.
+    ``api_endpoint`` is ``host:port`` of an API server that answers. A control plane needs ``certificate_key``, the
+    key its certificates were uploaded with (else ValueError). Raises ConfigError as init_config does.
     """
     discovery: dict[str, Any] = {
         "bootstrapToken": {"token": token, "apiServerEndpoint": api_endpoint, "caCertHashes": [ca_cert_hash]},
@@ -141,10 +146,10 @@ def upload_certs_config(
     token: str | None = None,
     token_ttl_s: float = 0.0,
 ) -> str:
-    """Render the configuration for single phases of init on a running cluster: a new upload of certificates, a new token.
+    """Render the configuration for single phases of init on a running cluster: upload of certificates, token.
 
-    For ``upload_certs_argv`` and ``bootstrap_token_argv``. ClusterConfiguration is in it because kubeadm would ask the
-    internet for a version without it, and because it says which certificates belong to the set.
+    For ``upload_certs_argv`` and ``bootstrap_token_argv``. ClusterConfiguration is in it because kubeadm would ask
+    the internet for a version without it, and because it says which certificates belong to the set.
     """
     init = _init_document(
         spec, node, token=token, token_ttl_s=token_ttl_s, certificate_key=certificate_key, ignore=()
@@ -153,8 +158,8 @@ def upload_certs_config(
 
 
 def check_extra(spec: ClusterSpec) -> None:
-    """Refuse what ``kubernetes.extra_kubeadm`` may not set; raises ConfigError. Nothing is contacted."""
-    _check_extra(spec.kubernetes.extra_kubeadm, facts_of(spec.kubernetes.version).kubeadm_api)
+    """Refuse what the operator's own kubeadm fields may not set; raises ConfigError. Nothing is contacted."""
+    kubeadm_merge.check_extra(spec.kubernetes.extra_kubeadm, facts_of(spec.kubernetes.version).kubeadm_api)
 
 
 def labels_via_kubelet(host: HostSpec) -> dict[str, str]:
@@ -368,9 +373,6 @@ def to_yaml(documents: Iterable[Mapping[str, Any]]) -> str:
     return text
 
 
-# --- command lines ---------------------------------------------------------------------------------------------------
-
-
 def init_argv(config_path: str, *, upload_certs: bool) -> tuple[str, ...]:
     """Return the argv of ``kubeadm init``; token and certificate key are kept out of its output."""
     upload = ("--upload-certs",) if upload_certs else ()
@@ -394,7 +396,7 @@ def upload_certs_argv(config_path: str) -> tuple[str, ...]:
 
 
 def bootstrap_token_argv(config_path: str) -> tuple[str, ...]:
-    """Return the argv that creates or renews the token in the configuration, with the rights and cluster-info it needs."""
+    """Return the argv that makes the configuration's token in a running cluster, with the rights it needs."""
     return ("kubeadm", "init", "phase", "bootstrap-token", "--skip-token-print", "--config", config_path)
 
 
@@ -425,9 +427,6 @@ def parse_images_list(output: str) -> tuple[str, ...]:
     return tuple(images)
 
 
-# --- secrets ---------------------------------------------------------------------------------------------------------
-
-
 def new_token() -> str:
     """Return a new bootstrap token of kubeadm's form, ``[a-z0-9]{6}.[a-z0-9]{16}``."""
     return f"{_random_text(6)}.{_random_text(16)}"
@@ -454,8 +453,9 @@ def ca_cert_hash(ca_pem: bytes) -> str:
     from cryptography.x509 import load_pem_x509_certificate
 
     key = load_pem_x509_certificate(ca_pem).public_key()
-    return "sha256:" + hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"sha256:{hashlib.sha256(der).hexdigest()}"
 
 
 def _random_text(length: int) -> str:
-    return "".join(secrets.choice(_TOKEN_ALPHABET) for _ in range(length))
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))

@@ -1,7 +1,7 @@
 """Put the operator's own kubeadm fields into the documents that kops-py renders.
 
-``kubernetes.extra_kubeadm`` of cluster.yaml is a mapping. A key that is the name of a kind (``KubeProxyConfiguration``)
-holds fields of that document; every other key is a field of ClusterConfiguration.
+They arrive as one mapping, KubernetesSpec.extra_kubeadm. A key that is the name of a kind
+(``KubeProxyConfiguration``) holds fields of that document; every other key is a field of ClusterConfiguration.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KUBELET = "KubeletConfiguration"
 KUBE_PROXY = "KubeProxyConfiguration"
 KINDS = frozenset({CLUSTER, INIT, JOIN, KUBELET, KUBE_PROXY})
 
-WHERE = "cluster.yaml: kubernetes.extra_kubeadm"
+WHERE = "cluster.yaml: kubeadm"
 
 _OWNED: dict[str, dict[str, str]] = {
     CLUSTER: {
@@ -60,7 +60,7 @@ def check_extra(extra: Mapping[str, object], api: str) -> None:
     """
     problems: list[ConfigError] = []
     for kind, fields in split_extra(extra).items():
-        owned = {"apiVersion": "it follows from kubernetes.version", "kind": "it is the key"} | _OWNED.get(kind, {})
+        owned = {"apiVersion": "it follows from the version", "kind": "it is the key"} | _OWNED.get(kind, {})
         problems += [
             ConfigError(f"{kind}.{name} cannot be set here", where=WHERE, hint=owned[name])
             for name in fields
@@ -69,7 +69,7 @@ def check_extra(extra: Mapping[str, object], api: str) -> None:
         if api.endswith("/v1beta2") and kind in {INIT, JOIN}:
             problems += [
                 ConfigError(
-                    f"{kind}.{name} does not exist in {api}", where=WHERE, hint="it needs Kubernetes v1.22 or newer"
+                    f"{kind}.{name} does not exist in {api}", where=WHERE, hint="Kubernetes v1.22 and newer has it"
                 )
                 for name in _NOT_IN_V1BETA2
                 if name in fields
@@ -94,7 +94,9 @@ def _argument_problems(path: str, fields: Mapping[str, Any], *, lists: bool) -> 
             if not lists and len(set(names)) != len(names):
                 problems.append(
                     ConfigError(
-                        f"{here} names an argument twice", where=WHERE, hint="only Kubernetes v1.31 and newer takes that"
+                        f"{here} names an argument twice",
+                        where=WHERE,
+                        hint="only Kubernetes v1.31 and newer takes that",
                     )
                 )
         elif isinstance(value, Mapping):
@@ -130,7 +132,7 @@ def _scalar(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, str | int | float):
         return str(value)
-    raise ValueError(f"an argument's value must be a text, a number or a truth value, found {type(value).__name__}")
+    raise ValueError(f"an argument's value must be text, a number, true or false, found {type(value).__name__}")
 
 
 def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,6 +96,7 @@ class DebSpec:
     summary: str
     files: tuple[DebFile, ...]
     depends: tuple[str, ...] = ()
+    empty_folders: tuple[str, ...] = ()
     conffiles: tuple[str, ...] = ()
     scripts: dict[str, str] = field(default_factory=dict)
 
@@ -123,6 +124,8 @@ class DebSpec:
 def _stage(spec: DebSpec, root: Path) -> int:
     """Lay the files out; gives their size in KiB."""
     size_bytes = 0
+    for name in spec.empty_folders:
+        (root / name).mkdir(parents=True, exist_ok=True)
     for file in spec.files:
         place = root / file.path
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -198,9 +201,9 @@ def _kubelet(version: KubernetesVersion, binaries: Path) -> DebSpec:
             DebFile("usr/bin/kubelet", binaries / "kubelet", 0o755),
             DebFile("usr/lib/systemd/system/kubelet.service", _KUBELET_UNIT),
             DebFile("etc/default/kubelet", "KUBELET_EXTRA_ARGS=\n"),
-            DebFile("etc/kubernetes/manifests/.kubelet-keep", ""),
-            DebFile("var/lib/kubelet/.kubelet-keep", ""),
         ),
+        # Empty, unlike upstream's, which keeps them by a file: kubeadm before 1.23 refuses to join with it there.
+        empty_folders=("etc/kubernetes/manifests", "var/lib/kubelet"),
         conffiles=("/etc/default/kubelet",),
         scripts={"postinst": _KUBELET_POSTINST, "prerm": _KUBELET_PRERM, "postrm": _KUBELET_POSTRM},
     )

@@ -99,10 +99,16 @@ class Bundle:
         """The armored public key that signs that repository."""
         return self.repository(version) / "Release.key"
 
-    @staticmethod
-    def package_version(version: str) -> str:
-        """Version of the packages of a Kubernetes version: v1.20.2 → 1.20.2-1.1."""
-        return f"{version.lstrip('v')}-1.1"
+    def package_version(self, version: str) -> str:
+        """Version of the packages of a Kubernetes version, v1.20.2 → 1.20.2-1.1, as the repository has it.
+
+        Raises BundleError when it has none.
+        """
+        wanted = version.lstrip("v") + "-"
+        for fields in _packages(self.repository(version)):
+            if fields.get("Package") == "kubeadm" and fields.get("Version", "").startswith(wanted):
+                return fields["Version"]
+        raise BundleError(f"{self.repository(version)} has no kubeadm of {version}")
 
     def image_archives(self, version: str) -> tuple[ImageArchive, ...]:
         """The archives of a version; BundleError when its images.json is missing or of another shape."""
@@ -130,6 +136,18 @@ class Bundle:
         partial = self.path / f"{BUNDLE_FILE}.partial"
         partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         partial.rename(self.path / BUNDLE_FILE)
+
+
+def _packages(repository: Path) -> list[dict[str, str]]:
+    """The paragraphs of a repository's Packages, without the lines that continue a field."""
+    try:
+        text = (repository / "Packages").read_text(encoding="utf-8")
+    except OSError as exc:
+        raise BundleError(f"{repository}/Packages cannot be read: {exc}") from exc
+    return [
+        dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
+        for paragraph in text.split("\n\n")
+    ]
 
 
 def _read_json(path: Path) -> Any:
@@ -180,25 +198,24 @@ def _repository_problems(bundle: Bundle, minor: str) -> list[str]:
     index = (folder / "Packages").read_bytes()
     if hashlib.sha256(index).hexdigest() not in release:
         problems.append(f"{folder}/Packages is not the one Release was written for")
-    wanted = {
-        f"{name}_{bundle.package_version(version)}_{bundle.architecture}.deb"
-        for version in bundle.kubernetes_versions
-        if bundle.minor_of(version) == minor
-        for name in _PACKAGES_OF_VERSION
+    paragraphs = _packages(folder)
+    listed = {
+        one["Filename"].removeprefix("./"): int(one.get("Size", "-1")) for one in paragraphs if "Filename" in one
     }
-    listed: dict[str, int] = {}
-    for paragraph in index.decode("utf-8").split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line and line[0] != " ")
-        if "Filename" in fields:
-            listed[fields["Filename"].removeprefix("./")] = int(fields.get("Size", "-1"))
     for name, size_bytes in listed.items():
         found_bytes = (folder / name).stat().st_size if (folder / name).is_file() else None
         if found_bytes is None:
             problems.append(f"{folder}/{name} is listed in Packages and missing")
         elif found_bytes != size_bytes:
             problems.append(f"{folder}/{name} is {found_bytes} bytes, Packages says {size_bytes}")
-    names = {name.rpartition("/")[2] for name in listed}
-    problems += [f"{folder}: {name} is not in Packages" for name in sorted(wanted - names)]
+    for version in bundle.kubernetes_versions:
+        if bundle.minor_of(version) != minor:
+            continue
+        plain = version.lstrip("v") + "-"
+        there = {one["Package"] for one in paragraphs if one.get("Version", "").startswith(plain)}
+        problems += [
+            f"{folder}: no {name} of {version} in Packages" for name in _PACKAGES_OF_VERSION if name not in there
+        ]
     return problems
 
 

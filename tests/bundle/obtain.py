@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.bundle import build, debs, repo, source
@@ -21,6 +22,7 @@ UPSTREAM_URL = "https://pkgs.k8s.io/core:/stable:"
 PROBE_TIMEOUT_S = 3.0
 LOCK_DEADLINE_S = 1800.0
 LOCK_POLL_S = 0.5
+KEEP_UNUSED_S = 7 * 24 * 3600.0
 
 
 def given() -> Bundle | None:
@@ -43,6 +45,8 @@ def cached(versions: Sequence[str] = DEFAULT_VERSIONS) -> Bundle | None:
         if not (folder / "bundle.json").is_file():
             return None
         bundle = read_bundle(folder)
+        with suppress(OSError):
+            os.utime(folder / "bundle.json")  # in use: see forget_old
     return bundle if set(versions) <= set(bundle.kubernetes_versions) else None
 
 
@@ -60,7 +64,7 @@ def upstream(versions: Sequence[str], base_url: str = UPSTREAM_URL) -> Upstream 
 
 
 @contextmanager
-def _lock(folders: Folders, progress: Progress) -> Iterator[None]:
+def build_lock(folders: Folders, progress: Progress) -> Iterator[None]:
     """Hold the build folder alone; BundleError when another process keeps it beyond the deadline."""
     folders.build.mkdir(mode=0o755, parents=True, exist_ok=True)
     deadline = time.monotonic() + LOCK_DEADLINE_S
@@ -85,6 +89,14 @@ def _lock(folders: Folders, progress: Progress) -> Iterator[None]:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield
+
+
+def forget_old(folders: Folders) -> None:
+    """Remove bundles of other recipes that nobody asked for in a while."""
+    keep = folders.bundle()
+    for marker in folders.bundles.glob("*/bundle.json"):
+        if marker.parent != keep and time.time() - marker.stat().st_mtime > KEEP_UNUSED_S:
+            shutil.rmtree(marker.parent)
 
 
 def _build_version(version: KubernetesVersion, folders: Folders, progress: Progress) -> Bundle:
@@ -134,7 +146,8 @@ def ensure(versions: Sequence[str] = DEFAULT_VERSIONS, *, progress: Progress | N
     parsed = [KubernetesVersion.parse(version) for version in wanted]
     progress = progress or Progress()
     folders = Folders.from_environment()
-    with _lock(folders, progress):
+    with build_lock(folders, progress):
+        forget_old(folders)
         for version in parsed:
             bundle = cached([str(version)]) or _build_version(version, folders, progress)
     return read_bundle(folders.bundle())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -16,7 +17,6 @@ NEWEST_STAND_IN = 21  # farther than one minor the sources could not pass for
 PACKAGE_REVISION = "1.1"  # as upstream: 1.20.2-1.1
 SOURCE_DATE_EPOCH = 1610546400  # 2021-01-13: one date in everything, so that the same input gives the same bytes
 BUILD_DATE = "2021-01-13T14:00:00Z"
-REGISTRY = "k8s.gcr.io"
 ECHO_IMAGE = "kops-py.test/echo:1"
 HERE = Path(__file__).resolve().parent
 GO_BIN = Path("/usr/lib/go-1.19/bin")
@@ -50,16 +50,7 @@ IPTABLES_PACKAGES = (
 DEBIAN_PACKAGES = (REFLECT2_PACKAGE, CNI_PACKAGE, *ETCD_PACKAGES, *LIBC_PACKAGES, *IPTABLES_PACKAGES)
 
 # A change of these changes what is inside a bundle; the rest only decides when one is built.
-_RECIPE_FILES = (
-    "recipe.py",
-    "source.py",
-    "build.py",
-    "debs.py",
-    "archive.py",
-    "images.py",
-    "repo.py",
-    "layout.py",
-)
+RECIPE_FILES = ("recipe.py", "source.py", "build.py", "debs.py", "archive.py", "images.py", "repo.py")
 
 _VERSION = re.compile(r"v1\.(\d+)\.(\d+)")
 
@@ -168,6 +159,7 @@ def source_digest(*names: str) -> str:
     return digest(*parts)
 
 
+@functools.cache  # a file edited while a build runs must not split the bundle
 def recipe_key() -> str:
     """Name of the bundle that this recipe makes; versions are added to it as they are asked for."""
-    return source_digest(*_RECIPE_FILES, "src")
+    return source_digest(*RECIPE_FILES, "src")

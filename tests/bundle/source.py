@@ -149,7 +149,12 @@ def fetch_packages(apt: PrivateApt, folders: Folders) -> None:
     folders.debian.mkdir(parents=True, exist_ok=True)
     missing = [name for name in recipe.DEBIAN_PACKAGES if not any(folders.debian.glob(f"{name}_*.deb"))]
     if missing:
-        apt.get("download", *missing, what=f"downloading {len(missing)} Debian packages", cwd=folders.debian)
+        partial = folders.build / "debian.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        apt.get("download", *missing, what=f"downloading {len(missing)} Debian packages", cwd=partial)
+        for package in partial.glob("*.deb"):
+            package.rename(folders.debian / package.name)
 
 
 def unpack_package(folders: Folders, name: str) -> Path:
@@ -201,7 +206,7 @@ def _replace_reflect2(folders: Folders) -> None:
     packaged = unpack_package(folders, recipe.REFLECT2_PACKAGE)
     new = packaged / "usr/share/gocode/src/github.com/modern-go/reflect2"
     old = folders.tree / "vendor/github.com/modern-go/reflect2"
-    shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)  # an interrupted run may have left none
     shutil.copytree(new, old)
 
 

@@ -95,7 +95,7 @@ def become_init(
     kernel.switch_root(root)
     mount(None, "/", None, MS_REC | kernel.MS_SHARED)  # kubelet wants shared propagation
     kernel.set_hostname(node)
-    kernel.prctl(kernel.PR_CAPBSET_DROP, kernel.CAP_SYS_TIME)  # the clock is the whole machine's
+    kernel.give_up_machine_wide_powers()
     _forget_python()
     environment = {"PATH": _PATH, "container": "lab", "container_uuid": state["uuid"], "TERM": "linux"}
     os.execve("/sbin/init", ["/sbin/init"], environment)
@@ -114,10 +114,22 @@ def _mount_proc(folder: Path, root: str) -> None:
             mount(str(file), f"{root}/proc/sys/{key}", None, MS_BIND)
         except OSError as error:
             print(f"shadow {key}: {error}", file=sys.stderr, flush=True)
+    hide_machine_controls(root + "/proc", folder)
     # boot_id is the machine's too; Ansible's reboot module and kubelet tell reboots by it
     boot_id = folder / "boot_id"
     boot_id.write_text(f"{uuid.uuid4()}\n")
     mount(str(boot_id), root + "/proc/sys/kernel/random/boot_id", None, MS_BIND)
+
+
+def hide_machine_controls(proc: str, scratch: Path) -> None:
+    """What acts on the whole machine through /proc: sysrq (a reboot of the machine!) and `swapoff -a`.
+
+    `scratch/swaps` is what the node sees as its swap: none.
+    """
+    (scratch / "swaps").write_text("Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n")
+    for source, name in (("/dev/null", "sysrq-trigger"), (str(scratch / "swaps"), "swaps")):
+        if Path(proc, name).exists():  # not every kernel has both
+            mount(source, f"{proc}/{name}", None, MS_BIND)
 
 
 def _make_dev(dev: str, console: int) -> None:

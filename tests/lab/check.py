@@ -21,6 +21,7 @@ _TOOLS = {
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
     "unshare": "util-linux",
     "mkfs.ext4": "e2fsprogs",
     "depmod": "kmod",

@@ -11,7 +11,10 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 4096, 16384, 1 << 18, 1 << 20
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_CHILD_SUBREAPER = 1, 24, 36
-CAP_SYS_TIME = 25
+CAP_SYS_MODULE, CAP_SYS_TIME = 16, 25
+
+# The same for a command that we start by another tool; CAP_SYS_MODULE, CAP_SYS_TIME in setpriv's words.
+LIMITED = ("setpriv", "--bounding-set", "-sys_module,-sys_time", "--")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -58,6 +61,15 @@ def switch_root(root: str) -> None:
     unmount(".", MNT_DETACH)
     os.chroot(".")
     os.chdir("/")
+
+
+def give_up_machine_wide_powers() -> None:
+    """Neither this process nor what it starts can set the clock or load modules: no namespace holds these.
+
+    Everything that runs inside a node has to come through here (or `LIMITED` for tools), as root as it is there.
+    """
+    for capability in (CAP_SYS_MODULE, CAP_SYS_TIME):
+        prctl(PR_CAPBSET_DROP, capability)
 
 
 def set_hostname(name: str) -> None:

@@ -22,6 +22,6 @@ def find_leaks(config: LabConfig) -> list[str]:
     registry = load_registry(config.home)
     if config.name in registry["labs"]:
         found.append(f"registered network 10.{registry['labs'][config.name]}.0.0/16")
-    if not registry["labs"] and registry["sysctls"] and not network.foreign_bridges():
+    if not registry["labs"] and registry["sysctls"] and not network.bridges():
         found.append(f"machine settings not restored: {', '.join(registry['sysctls'])}")
     return found

@@ -60,20 +60,21 @@ def register(config: LabConfig) -> int:
 def unregister(config: LabConfig) -> None:
     """Forget the lab; the last one puts the machine's settings back.
 
-    Settings stay while bridges of other programs exist: these may rely on forwarding as much as we did.
+    Settings stay, and stay remembered, while any other bridge exists (another program's, or a lab with another
+    home directory): it may rely on forwarding as much as we did.
     """
     with file_lock(config.home / "locks" / "registry", 60, "the registry of labs"):
         registry = load_registry(config.home)
         registry["labs"].pop(config.name, None)
-        if not registry["labs"] and not foreign_bridges():
+        if not registry["labs"] and not bridges():
             for key, value in reversed(registry["sysctls"].items()):
                 _sysctl_path(key).write_text(value)
             registry["sysctls"] = {}
         save_registry(config.home, registry)
 
 
-def foreign_bridges() -> list[str]:
-    return [x.name for x in _NET.iterdir() if (x / "bridge").is_dir() and not x.name.startswith("kl")]
+def bridges() -> list[str]:
+    return sorted(x.name for x in _NET.iterdir() if (x / "bridge").is_dir())
 
 
 def _octets_in_use() -> set[int]:
@@ -236,17 +237,23 @@ def is_cut(config: LabConfig, node: str) -> bool:
     return _cut_marker(config, node).exists()
 
 
-def cut(config: LabConfig, node: str) -> None:
-    """Unplug the cable: others get "no route to host". Holds over reboots, until `heal`."""
+def cut(config: LabConfig, node: str, ip: str) -> None:
+    """Unplug the cable: others get "no route to host". Holds over reboots, until `heal`.
+
+    This machine forgets the node's hardware address, so the error comes after 3 s of ARP and not after a SYN that
+    waits for a stale entry. Other nodes may hold theirs for some 20 s, as hosts behind a real switch do.
+    """
     _cut_marker(config, node).touch()
     if (_NET / config.veth(node)).exists():
         run("ip", "link", "set", config.veth(node), "down")
+        run("ip", "neigh", "flush", "dev", config.bridge, "to", ip)
 
 
-def heal(config: LabConfig, node: str) -> None:
+def heal(config: LabConfig, node: str, ip: str) -> None:
     _cut_marker(config, node).unlink(missing_ok=True)
     if (_NET / config.veth(node)).exists():
         run("ip", "link", "set", config.veth(node), "up")
+        run("ip", "neigh", "flush", "dev", config.bridge, "to", ip)  # not the FAILED entry of before
 
 
 def drop(config: LabConfig, node: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import config as cfg
-from . import network, rootfs
+from . import kernel, network, rootfs
 from .config import LabError
 from .processes import end_process, find_children, read_pid, spawn, wait_until
 from .supervisor import log_tail
@@ -125,7 +125,22 @@ class Node:
         if pid is None:
             raise LabError(f"{self.name} of lab {self.lab.name} is down: start it first")
         inside = ["env", "-i", f"PATH={_PATH}", "HOME=/root", "LANG=C.UTF-8", *command]
-        return ["nsenter", "-t", str(pid), "-m", "-u", "-i", "-n", "-p", "-C", "-T", "-w", "--", *inside]
+        return [
+            *kernel.LIMITED,
+            "nsenter",
+            "-t",
+            str(pid),
+            "-m",
+            "-u",
+            "-i",
+            "-n",
+            "-p",
+            "-C",
+            "-T",
+            "-w",
+            "--",
+            *inside,
+        ]
 
     def exec(
         self,
@@ -218,10 +233,10 @@ class Node:
     # -------------------------------------------------------------- network
     def cut(self) -> None:
         """Unplug the cable: others get "no route to host" after some 3 s. Holds over reboots."""
-        network.cut(self.lab.config, self.name)
+        network.cut(self.lab.config, self.name, self.ip)
 
     def heal(self) -> None:
-        network.heal(self.lab.config, self.name)
+        network.heal(self.lab.config, self.name, self.ip)
 
     def drop(self) -> None:
         """Let every IPv4 frame vanish while the link stays up: others run into timeouts. Holds over reboots."""

@@ -149,8 +149,10 @@ def ensure_base(home: Path) -> None:
 def _debootstrap(home: Path, build: Path) -> None:
     cache, log_file = home / "cache", home / "log" / "debootstrap.log"
     cache.mkdir(exist_ok=True)
-    # its own mount namespace: whatever debootstrap mounts ends with it, even when it is killed
-    argv = ["unshare", "--mount", "--propagation", "private", "debootstrap", "--variant=minbase"]
+    # in namespaces of its own: when we are killed, all its processes and mounts end with us, and none of them goes
+    # on writing into a directory that the next build removes
+    argv = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--propagation", "private", "--pid"]
+    argv += ["--fork", "--kill-child=KILL", "--mount-proc", "debootstrap", "--variant=minbase"]
     argv += [f"--include={_PACKAGES}", f"--cache-dir={cache}", SUITE, str(build), archive_uris()[0]]
     with log_file.open("w") as log:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False)

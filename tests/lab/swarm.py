@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from . import config as cfg
 from . import kernel, network
+from .boot import hide_machine_controls
 from .config import LabConfig, LabError
 from .kernel import MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRIVATE, MS_REC, mount
 from .processes import end_process, find_children, run, spawn, wait_until
@@ -140,6 +141,7 @@ def _become_host(config: LabConfig, octet: int, index: int, go: int) -> NoReturn
     mount("tmpfs", "run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=1m")
     os.umask(0o022)
     Path("run/sshd").mkdir(mode=0o755)
+    hide_machine_controls("proc", Path(top))
     kernel.switch_root(".")
     kernel.set_hostname(f"h{index}")
     Path("etc/hosts").write_text(f"127.0.0.1 localhost h{index}\n")
@@ -149,5 +151,6 @@ def _become_host(config: LabConfig, octet: int, index: int, go: int) -> NoReturn
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     ip = cfg.swarm_ip(octet, index)
     run("ip", "-batch", "-", stdin=f"link set lo up\nlink set eth0 up\naddr add {ip}/17 dev eth0\n")
+    kernel.give_up_machine_wide_powers()
     os.closerange(3, 4096)
     os.execve("/usr/sbin/sshd", ["/usr/sbin/sshd", "-D", "-f", "/etc/ssh/swarm_config"], {"PATH": _PATH})

@@ -1,0 +1,91 @@
+"""One table from the actions of a plan to what carries them out; this is the engine's Performer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from kops_py.actions import health, kubeadm, labels, network, prepare
+from kops_py.actions.deps import Deps
+from kops_py.actions.join_secrets import revoke
+from kops_py.engine.run import StepContext
+from kops_py.model.actions import (
+    ApplyNetwork,
+    ConfigureBridge,
+    ConfigureLoadBalancer,
+    InitControlPlane,
+    JoinNode,
+    LabelNode,
+    PrepareHost,
+    RevokeJoinSecrets,
+    WaitHealthy,
+)
+from kops_py.model.errors import KopsError, KubeError
+from kops_py.observe.cluster import observe_cluster
+
+
+class ClusterPerformer:
+    """Carries out the steps of cluster runbooks."""
+
+    def __init__(self, deps: Deps) -> None:
+        self._deps = deps
+
+    def check(self, ctx: StepContext) -> str | None:
+        """Return why a step is true already.
+
+        Plans are made from a fresh observation, so most steps in them are known to be needed; only what may come
+        true by itself while earlier waves run is looked at again.
+        """
+        if isinstance(ctx.step.action, RevokeJoinSecrets) and not self._left_secrets():
+            return "none is left"
+        return None
+
+    def apply(self, ctx: StepContext) -> None:
+        """Carry out one step; raises KopsError."""
+        deps = self._deps
+        match ctx.step.action:
+            case InitControlPlane() as action:
+                kubeadm.init_control_plane(deps, action, ctx)
+            case JoinNode() as action:
+                kubeadm.join_node(deps, action, ctx)
+            case ApplyNetwork() as action:
+                network.apply_network(deps, action, ctx)
+            case ConfigureBridge() as action:
+                network.configure_bridge(deps, action, ctx)
+            case LabelNode() as action:
+                labels.label_node(deps, action, ctx)
+            case WaitHealthy() as action:
+                health.wait_healthy(deps, action, ctx)
+            case RevokeJoinSecrets():
+                revoke(deps.kube.api(), self._left_secrets())
+                deps.join_secrets.forget()
+            case PrepareHost() | ConfigureLoadBalancer():
+                error = self.apply_together([ctx])[ctx.step.id]
+                if error is not None:
+                    raise error
+            case _:
+                raise TypeError(f"no performer for {type(ctx.step.action).__name__}")
+
+    def apply_together(self, contexts: Sequence[StepContext]) -> Mapping[str, KopsError | None]:
+        """Carry out the steps of a wave in one call; only preparation comes this way."""
+        return prepare.prepare_hosts(self._deps, contexts)
+
+    def verify(self, ctx: StepContext) -> None:
+        """Prove that the step is true now; raises KopsError."""
+        match ctx.step.action:
+            case InitControlPlane(node=node):
+                kubeadm.verify_member(self._deps, node, True, ctx)
+            case JoinNode(node=node, control_plane=control_plane):
+                kubeadm.verify_member(self._deps, node, control_plane, ctx)
+            case RevokeJoinSecrets():
+                left = self._left_secrets()
+                if left:
+                    raise KubeError(
+                        "join secrets are still there",
+                        why=", ".join(left),
+                        hint="run the same command again",
+                    )
+            case _:
+                return
+
+    def _left_secrets(self) -> tuple[str, ...]:
+        return observe_cluster(self._deps.kube.api(), expected_nodes=()).join_secrets

@@ -1,0 +1,159 @@
+"""What is common to every command: settings, the operator's files, connectors, one observation."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kops_py.connect.base import Cancel, Fleet
+from kops_py.engine.cancel import signals_cancel
+from kops_py.model.errors import ConfigError, KubeError
+from kops_py.model.event import Event
+from kops_py.model.facts import Facts
+from kops_py.model.finding import Finding
+from kops_py.model.plan import Plan
+from kops_py.model.preflight import ProbeResults
+from kops_py.model.spec import ClusterSpec, CniType
+
+if TYPE_CHECKING:
+    from kops_py.connect.kube_access import KubeAccess
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line said; paths as typed."""
+
+    inventory: Path | None = None
+    cluster: Path | None = None
+    run_dir: Path = Path(".kops-py")
+    limit: frozenset[str] = frozenset()
+    ignore: frozenset[str] = frozenset()
+    accept_new_host_keys: bool = False
+    ssh_config: Path | None = None
+    yes: bool = False
+    plan_only: bool = False
+    plan_digest: str = ""
+    command: str = "kops-py"
+
+
+Emit = Callable[[Event], None]
+Confirm = Callable[[Plan], bool]
+
+
+def load_spec(settings: Settings) -> ClusterSpec:
+    """Read and check the operator's files; raises ConfigError; contacts nothing."""
+    from kops_py.config.load import load
+    from kops_py.tools.kubeadm import check_extra
+
+    spec = load(settings.inventory, settings.cluster)
+    check_extra(spec)
+    unknown = settings.limit - {h.name for h in spec.hosts}
+    if unknown:
+        raise ConfigError(
+            f"--limit names hosts that the inventory does not have: {', '.join(sorted(unknown))}",
+            where=str(spec.inventory_path),
+            hint="the inventory has: " + ", ".join(h.name for h in spec.hosts),
+        )
+    return spec
+
+
+@dataclass(slots=True)
+class Session:
+    """The connectors of one command, opened when used and closed at its end."""
+
+    settings: Settings
+    spec: ClusterSpec
+    cancel: Cancel
+    emit: Emit
+    work_dir: Path
+    fleet: Fleet
+    kube: KubeAccess
+    _secrets: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def observe(self) -> Facts:
+        """Look at all hosts and the cluster; raises ConfigError, CancelledError."""
+        from kops_py.observe.cluster import observe_cluster
+        from kops_py.observe.host import observe_hosts
+
+        hosts = observe_hosts(self.fleet, self.spec, cancel=self.cancel)
+        if not any(f.has_admin_conf for f in hosts.values()):
+            return Facts(hosts=hosts)
+        nodes = [h.name for h in self.spec.nodes]
+        absent = [n for n in nodes if not hosts[n].reachable]
+        try:
+            kube = observe_cluster(
+                self.kube.api(),
+                expected_nodes=[n for n in nodes if n not in absent],
+                absent=absent,
+                network_expected=self.spec.network.cni is not CniType.NONE,
+            )
+        except KubeError as error:
+            return Facts(hosts=hosts, kube_problem=error)
+        return Facts(hosts=hosts, kube=kube)
+
+    def probe(self, facts: Facts) -> ProbeResults:
+        """Probe between hosts and towards the sources of packages and images; changes nothing."""
+        from kops_py.observe.host_probes import probe_hosts
+
+        return probe_hosts(self.fleet, self.spec, facts.hosts, cancel=self.cancel)
+
+    def become_password(self) -> str | None:
+        """Return the sudo password, resolved once; raises ConfigError."""
+        reference = self.spec.ssh.become_password
+        if reference is None:
+            return None
+        if "become" not in self._secrets:
+            from kops_py.config.secrets import resolve
+
+            self._secrets["become"] = resolve(reference)
+        return self._secrets["become"]
+
+
+@contextmanager
+def session(
+    settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path | None = None
+) -> Iterator[Session]:
+    """Open the connectors of a command; SIGINT and SIGTERM cancel what runs inside."""
+    from kops_py.connect.kube_access import KubeAccess
+    from kops_py.connect.ssh import SshFleet
+
+    cancel = Cancel()
+    folder = work_dir or Path(tempfile.mkdtemp(prefix="kops-py-"))
+    opened: Session | None = None
+
+    def become_password() -> str | None:
+        return opened.become_password() if opened else None
+
+    fleet = SshFleet(
+        spec.hosts,
+        settings=spec.ssh,
+        become_password=become_password,
+        accept_new_host_keys=settings.accept_new_host_keys,
+        ssh_config=settings.ssh_config,
+    )
+    kube = KubeAccess(fleet, spec, folder, cancel)
+    opened = Session(settings, spec, cancel, emit, folder, fleet, kube)
+    try:
+        with signals_cancel(cancel):
+            yield opened
+    finally:
+        kube.close()
+        fleet.close()
+        if work_dir is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_hosts(opened: Session, facts: Facts, probes: ProbeResults | None) -> tuple[Finding, ...]:
+    """Return the preflight findings; raises ConfigError for an unknown name in ``ignore``."""
+    from kops_py.runbooks.preflight import preflight
+
+    ignore = opened.settings.ignore | opened.spec.preflight_ignore
+    try:
+        return preflight(opened.spec, facts, probes, ignore=ignore)
+    except ValueError as error:
+        raise ConfigError(str(error), where="--ignore or preflight.ignore in cluster.yaml") from error

@@ -1,0 +1,91 @@
+"""bootstrap: build the cluster, or join what is missing."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from kops_py.app.bootstrap import RunResult
+from kops_py.app.session import Settings
+from kops_py.cli.options import (
+    event_output,
+    host_options,
+    inventory_options,
+    output_option,
+    plan_options,
+    print_json,
+    settings_from,
+)
+from kops_py.model.errors import ConfigError, ExitCode
+from kops_py.model.plan import Plan
+
+
+@click.command()
+@inventory_options
+@output_option
+@host_options
+@plan_options
+def bootstrap(output: str, verbose: bool, **given: Any) -> int:
+    """Build the cluster that the inventory names; on a running one, join what it lacks and change nothing else."""
+    from kops_py.app.bootstrap import run_bootstrap
+
+    settings = settings_from(**given)
+    if not (settings.plan_only or settings.yes or settings.plan_digest or sys.stdin.isatty()):
+        raise ConfigError(
+            "there is no terminal to ask on",
+            hint="look at the plan with --plan, then add --yes or --plan-digest DIGEST",
+        )
+    with event_output(output, verbose=verbose) as emit:
+        result = run_bootstrap(settings, emit, lambda plan: _confirm(settings, plan))
+    if output == "table":
+        _print(settings, result)
+    elif settings.plan_only:
+        print_json(result.plan.to_json() | {"findings": [f.to_json() for f in result.findings]})
+    for error in result.errors:
+        _print_error(settings, result, error)
+    return int(result.exit_code)
+
+
+def _confirm(settings: Settings, plan: Plan) -> bool:
+    if settings.yes:
+        return True
+    from kops_py.report.text import plan_text
+
+    click.echo(plan_text(plan), err=True)
+    return click.confirm("Run this plan?", default=False, err=True)
+
+
+def _print(settings: Settings, result: RunResult) -> None:
+    from kops_py.report.text import findings_text, plan_text
+
+    shown = [f for f in result.findings if not f.ignored]
+    if settings.plan_only or shown:
+        click.echo(findings_text(result.findings))
+    if settings.plan_only:
+        click.echo(plan_text(result.plan))
+    elif result.exit_code is ExitCode.INTERRUPTED and not result.errors:
+        click.echo("nothing was changed")
+    elif not result.plan.has_changes and not result.errors:
+        notes = "; ".join(result.plan.notes)
+        click.echo(f"cluster {result.plan.cluster}: nothing to do" + (f" ({notes})" if notes else ""))
+    elif not result.errors:
+        click.echo(
+            f"cluster {result.plan.cluster} is ready: {len(result.plan.steps)} steps. Next: kops-py kubeconfig"
+        )
+
+
+def _print_error(settings: Settings, result: RunResult, error: Any) -> None:
+    from kops_py.report.text import error_text
+
+    last = error is result.errors[-1]
+    started = result.run_dir is not None
+    click.echo(
+        error_text(
+            error,
+            resume=settings.command if last and started else "",
+            log=str(result.run_dir) if last and started else "",
+        ),
+        err=True,
+    )

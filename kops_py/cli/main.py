@@ -1,0 +1,97 @@
+"""The ``kops-py`` program: its commands, and the one place where errors become text and exit codes.
+
+Commands are imported when they are called; their one-line help stands in the table here so that ``--help`` need not
+import any of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from kops_py.model.errors import CancelledError, ExitCode, KopsError
+
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("kops_py.cli.files:init", "Write a commented inventory and cluster.yaml to start from."),
+    "validate": ("kops_py.cli.files:validate", "Check the files; nothing is contacted."),
+    "schema": ("kops_py.cli.files:schema", "Print the JSON Schema of cluster.yaml."),
+    "preflight": ("kops_py.cli.preflight:preflight", "Look for what would stand in the way; changes nothing."),
+    "bootstrap": ("kops_py.cli.bootstrap:bootstrap", "Build the cluster, or join what is missing."),
+    "status": ("kops_py.cli.status:status", "Show nodes, versions, etcd, certificates and cordons."),
+    "kubeconfig": ("kops_py.cli.kubeconfig:kubeconfig", "Fetch the cluster's kubeconfig."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of the table, which is the order of their use."""
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101 - a wrong table is a bug, not an input
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the table without importing the commands."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="kops-py", prog_name="kops-py")
+def root() -> None:
+    """Build, upgrade, patch, back up and restore kubeadm clusters over SSH, Ansible and the Kubernetes API."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the program and end the process with the exit code of docs/exit-codes.md."""
+    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code; never raises."""
+    try:
+        result: Any = root.main(args=list(argv), prog_name="kops-py", standalone_mode=False)
+    except click.exceptions.Abort:
+        return _interrupted()
+    except click.ClickException as error:
+        error.show(file=sys.stderr)
+        return int(ExitCode.CONFIGURATION)
+    except KopsError as error:
+        return _show(error)
+    except KeyboardInterrupt:
+        return _interrupted()
+    except BrokenPipeError:
+        # Whoever read our output went away (| head): nothing to tell anybody any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.DONE)
+    return result if isinstance(result, int) else int(ExitCode.DONE)
+
+
+def _show(error: KopsError) -> int:
+    from kops_py.report.text import error_text
+
+    print(error_text(error), file=sys.stderr)
+    return int(error.code)
+
+
+def _interrupted() -> int:
+    from kops_py.report.text import error_text
+
+    print(error_text(CancelledError("interrupted", hint="run the same command again")), file=sys.stderr)
+    return int(ExitCode.INTERRUPTED)

@@ -1,0 +1,132 @@
+"""Options that commands share, and the output both kinds of reader get."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from kops_py.app.session import Emit, Settings
+from kops_py.model.event import Event
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def inventory_options(command: F) -> F:
+    """Add -i and --cluster."""
+    command = click.option(
+        "--cluster",
+        "cluster",
+        type=click.Path(path_type=Path),
+        help="cluster.yaml  [default: beside the inventory]",
+    )(command)
+    return click.option(
+        "-i",
+        "--inventory",
+        type=click.Path(path_type=Path),
+        help="inventory file or its folder  [default: the current folder]",
+    )(command)
+
+
+def output_option(command: F) -> F:
+    """Add -o."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="for people or for programs",
+    )(command)
+
+
+def host_options(command: F) -> F:
+    """Add what commands that contact hosts understand."""
+    for option in (
+        click.option("-v", "--verbose", is_flag=True, help="say more"),
+        click.option(
+            "--accept-new-host-keys",
+            is_flag=True,
+            help="trust host keys seen for the first time and record them (a changed key is always refused)",
+        ),
+        click.option(
+            "--ssh-config",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            help="ssh configuration to use  [default: ~/.ssh/config]",
+        ),
+        click.option("--ignore", multiple=True, metavar="FINDING", help="accept a finding: NAME or NAME@HOST"),
+        click.option(
+            "--run-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=Path(".kops-py"),
+            show_default=True,
+            help="journals, logs and locks",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def plan_options(command: F) -> F:
+    """Add what commands that change things understand."""
+    for option in (
+        click.option("-y", "--yes", is_flag=True, help="do not ask; needed without a terminal"),
+        click.option("--plan-digest", metavar="DIGEST", default="", help="run this plan and refuse any other"),
+        click.option(
+            "--plan", "plan_only", is_flag=True, help="show what would run (exit code 20: there is something)"
+        ),
+        click.option("--limit", metavar="HOST,...", default="", help="act on these hosts only"),
+    ):
+        command = option(command)
+    return command
+
+
+def settings_from(**given: Any) -> Settings:
+    """Return the settings of a command line."""
+    limit = {name.strip() for name in str(given.get("limit") or "").split(",") if name.strip()}
+    return Settings(
+        inventory=given.get("inventory"),
+        cluster=given.get("cluster"),
+        run_dir=given.get("run_dir") or Path(".kops-py"),
+        limit=frozenset(limit),
+        ignore=frozenset(given.get("ignore") or ()),
+        accept_new_host_keys=bool(given.get("accept_new_host_keys")),
+        ssh_config=given.get("ssh_config"),
+        yes=bool(given.get("yes")),
+        plan_only=bool(given.get("plan_only")),
+        plan_digest=str(given.get("plan_digest") or ""),
+        command=shlex.join(["kops-py", *sys.argv[1:]]),
+    )
+
+
+@contextmanager
+def event_output(output: str, *, verbose: bool = False, events_file: Path | None = None) -> Iterator[Emit]:
+    """Give the events of a command to whoever asked: a console on standard error, JSON lines on standard output."""
+    from kops_py.report.bus import EventBus
+    from kops_py.report.console import Subscriber, make_console
+    from kops_py.report.jsonl import JsonFile, JsonLines
+
+    subscribers: list[Subscriber] = []
+    if events_file is not None:
+        subscribers.append(JsonFile(events_file))
+    subscribers.append(JsonLines(sys.stdout) if output == "json" else make_console(verbose=verbose))
+    bus = EventBus(subscribers)
+    try:
+        yield bus
+    finally:
+        bus.close()
+
+
+def ignore_events(_event: Event) -> None:
+    """Take an event and do nothing."""
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on standard output."""
+    print(json.dumps(value, indent=2))

@@ -1,0 +1,326 @@
+"""cluster.yaml → typed values, with every mistake at its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TypeVar
+
+from kops_py.config import names
+from kops_py.config.networks import check_networks
+from kops_py.config.problems import Place, Problems, show
+from kops_py.config.yamlfile import Kind, Node, read_yaml
+from kops_py.model.spec import (
+    CniType,
+    ContainerdSource,
+    ContainerdSpec,
+    Endpoint,
+    KubernetesSpec,
+    Network,
+    NetworkSpec,
+    SecretRef,
+    SshSpec,
+    Timeouts,
+)
+from kops_py.model.version import Version, facts_of
+
+if TYPE_CHECKING:
+    from kops_py.config.document import ClusterDocument
+
+T = TypeVar("T")
+Path_ = tuple[str | int, ...]
+
+_MOST_BYTES = 1024 * 1024
+_PACKAGE_WORD = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+~:-]{0,99}", re.ASCII)
+_IMAGE_REPOSITORY = re.compile(r"[A-Za-z0-9.\-]+(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*", re.ASCII)
+_REGISTRY = re.compile(r"_default|[A-Za-z0-9]([A-Za-z0-9.\-]*[A-Za-z0-9])?(:[0-9]{1,5})?", re.ASCII)
+
+# ClusterConfiguration fields that kops-py fills from the typed settings, and where to set them instead.
+_OWN_KUBEADM_FIELDS = {
+    ("apiVersion",): "it follows from kubernetes.version",
+    ("kind",): "it is always ClusterConfiguration",
+    ("kubernetesVersion",): "set kubernetes.version",
+    ("clusterName",): "set metadata.name",
+    ("controlPlaneEndpoint",): "set controlPlaneEndpoint",
+    ("imageRepository",): "set kubernetes.imageRepository",
+    ("networking",): "set network",
+    ("etcd", "external"): "set etcd.topology and the group etcd of the inventory",
+    ("apiServer", "certSANs"): "set certSANs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterFile:
+    """cluster.yaml, read and checked by itself; ``endpoint`` None is to be derived from the inventory."""
+
+    path: Path
+    root: Node
+    name: str
+    kubernetes: KubernetesSpec
+    network: NetworkSpec
+    endpoint: Endpoint | None
+    cert_sans: tuple[str, ...]
+    containerd: ContainerdSpec
+    external_etcd: bool | None
+    ssh: SshSpec
+    timeouts: Timeouts
+    preflight_ignore: frozenset[str]
+
+    def place(self, *path: str | int, key: bool = False) -> Place:
+        """Return where a setting is written, or its nearest parent."""
+        return self.root.place_of(path, key=key)
+
+
+def read_cluster(path: Path) -> ClusterFile:
+    """Read cluster.yaml without looking at the inventory; raises ConfigError with all mistakes found."""
+    root = read_yaml(path, most_bytes=_MOST_BYTES)
+    problems = Problems()
+    if root.kind is not Kind.MAP:
+        problems.fail(root.place, f"cluster.yaml is a map of settings, this is {root.what}")
+    document = _validate(root, problems)
+    return _Converter(path, root, document, problems).convert()
+
+
+def _validate(root: Node, problems: Problems) -> ClusterDocument:
+    from pydantic import ValidationError
+
+    from kops_py.config.document import ClusterDocument
+    from kops_py.config.explain import explain
+
+    found: list[dict[str, object]] = []
+    try:
+        return ClusterDocument.model_validate(root.plain())
+    except ValidationError as error:
+        # Taken out of the handler: a ValidationError carries the input, which may be a misplaced secret.
+        found = [dict(item) for item in error.errors(include_url=False, include_context=True)]
+    for item in found:
+        explain(item, root, problems)
+    problems.raise_if_any()
+    raise AssertionError("a validation error without a problem")
+
+
+class _Converter:
+    """Turns the validated document into the model's types, noting what cannot be."""
+
+    def __init__(self, path: Path, root: Node, document: ClusterDocument, problems: Problems) -> None:
+        self._path = path
+        self._root = root
+        self._document = document
+        self._problems = problems
+
+    def convert(self) -> ClusterFile:
+        """Return the file's content; raises ConfigError."""
+        document = self._document
+        if not names.is_dns_label(document.metadata.name):
+            self._add(
+                ("metadata", "name"),
+                f"{show(document.metadata.name)} is not a DNS label",
+                hint="lower-case letters, digits and -, at most 63, as in prod-1",
+            )
+        version = self._version()
+        network = self._network()
+        endpoint = None
+        if document.control_plane_endpoint is not None:
+            endpoint = self._parse(
+                names.parse_endpoint, document.control_plane_endpoint, ("controlPlaneEndpoint",)
+            )
+        extra = self._extra_kubeadm()
+        kubernetes = self._kubernetes(version or Version(1, 0, 0), extra)
+        self._check_sans()
+        containerd = self._containerd()
+        password = self._password()
+        self._problems.raise_if_any()
+        return ClusterFile(
+            path=self._path,
+            root=self._root,
+            name=document.metadata.name,
+            kubernetes=kubernetes,
+            network=network,
+            endpoint=endpoint,
+            cert_sans=tuple(dict.fromkeys(document.cert_sans)),
+            containerd=containerd,
+            external_etcd=None if document.etcd.topology is None else document.etcd.topology == "external",
+            ssh=SshSpec(password, float(document.ssh.connect_timeout_seconds), document.ssh.max_parallel),
+            timeouts=Timeouts(
+                prepare_s=float(document.timeouts.prepare_seconds),
+                kubeadm_s=float(document.timeouts.kubeadm_seconds),
+                node_ready_s=float(document.timeouts.node_ready_seconds),
+                cluster_healthy_s=float(document.timeouts.cluster_healthy_seconds),
+                api_request_s=float(document.timeouts.api_request_seconds),
+            ),
+            preflight_ignore=frozenset(document.preflight.ignore),
+        )
+
+    def _add(self, path: Path_, what: str, *, why: str = "", hint: str = "", key: bool = False) -> None:
+        self._problems.add(self._root.place_of(path, key=key), what, why=why, hint=hint)
+
+    def _parse(self, parse: Callable[[str], T], text: str, path: Path_, *, hint: str = "") -> T | None:
+        try:
+            return parse(text)
+        except ValueError as error:
+            self._add(
+                path,
+                f"{path[-1] if isinstance(path[-1], str) else path[-2]} is {show(text)}",
+                why=str(error),
+                hint=hint,
+            )
+            return None
+
+    def _version(self) -> Version | None:
+        def parse(text: str) -> Version:
+            version = Version.parse(text)
+            facts_of(version)
+            return version
+
+        return self._parse(parse, self._document.kubernetes.version, ("kubernetes", "version"))
+
+    def _kubernetes(self, version: Version, extra: dict[str, object]) -> KubernetesSpec:
+        given = self._document.kubernetes
+        self._parse(
+            lambda text: names.check_url(text, ("http", "https", "file")),
+            given.repository,
+            ("kubernetes", "repository"),
+        )
+        if given.image_repository is not None and _IMAGE_REPOSITORY.fullmatch(given.image_repository) is None:
+            self._add(
+                ("kubernetes", "imageRepository"),
+                f"imageRepository is {show(given.image_repository)}",
+                hint="a registry and a path without a scheme, as in registry.example.com/k8s",
+            )
+        self._check_word(given.package_revision, ("kubernetes", "packageRevision"))
+        return KubernetesSpec(
+            version=version,
+            repository=given.repository.rstrip("/"),
+            repository_key=self._url_or_path(given.repository_key, ("kubernetes", "repositoryKey"), folder=False),
+            image_repository=given.image_repository,
+            images=self._url_or_path(given.images, ("kubernetes", "images"), folder=True),
+            package_revision=given.package_revision,
+            extra_kubeadm=MappingProxyType(extra),
+        )
+
+    def _check_word(self, text: str | None, path: Path_) -> None:
+        if text is not None and _PACKAGE_WORD.fullmatch(text) is None:
+            self._add(path, f"{path[-1]} is {show(text)}", hint="letters, digits and . + ~ : - only")
+
+    def _url_or_path(self, text: str | None, path: Path_, *, folder: bool) -> str | None:
+        if text is None:
+            return None
+        if "://" in text:
+            self._parse(names.check_url, text, path)
+            return text.rstrip("/") if folder else text
+        return self._existing(text, path, folder=folder)
+
+    def _existing(self, text: str, path: Path_, *, folder: bool) -> str:
+        """Return the absolute form of a path that is relative to cluster.yaml, noting when nothing is there."""
+        word = "folder" if folder else "file"
+        try:
+            target = (self._path.absolute().parent / Path(text).expanduser()).resolve()
+            there = target.is_dir() if folder else target.is_file()
+        except (OSError, ValueError, RuntimeError):
+            target, there = Path(), False
+        if not there:
+            self._add(path, f"there is no {word} {show(text)}", hint=f"relative to {self._path.parent}")
+        return str(target)
+
+    def _network(self) -> NetworkSpec:
+        given = self._document.network
+        pods = self._subnets(given.pod_subnet, "podSubnet")
+        services = self._subnets(given.service_subnet, "serviceSubnet")
+        own_mask = "controllerManager" in self._document.kubeadm.cluster_configuration
+        check_networks(pods, services, self._problems, own_node_mask=own_mask)
+        if not names.is_dns_name(given.dns_domain):
+            self._add(("network", "dnsDomain"), f"{show(given.dns_domain)} is not a DNS domain")
+        return NetworkSpec(
+            pod_subnets=tuple(network for network, _ in pods),
+            service_subnets=tuple(network for network, _ in services),
+            dns_domain=given.dns_domain,
+            cni=CniType(given.cni.type),
+            cni_manifest=self._cni_manifest(),
+        )
+
+    def _subnets(self, texts: list[str], key: str) -> list[tuple[Network, Place]]:
+        found = []
+        for number, text in enumerate(texts):
+            path = ("network", key, number)
+            network = self._parse(names.parse_network, text, path)
+            if network is not None:
+                found.append((network, self._root.place_of(path)))
+        return found
+
+    def _cni_manifest(self) -> str | None:
+        cni, path = self._document.network.cni, ("network", "cni")
+        if cni.type != "manifest":
+            for key in ("url", "file"):
+                if getattr(cni, key) is not None:
+                    self._add((*path, key), f"{key} has no meaning with type {cni.type}", key=True)
+            return None
+        if (cni.url is None) == (cni.file is None):
+            what = "neither url nor file is given" if cni.url is None else "url and file are both given"
+            self._add(path, f"{what} for the manifest of the pod network", hint="give exactly one of url, file")
+            return None
+        if cni.url is not None:
+            self._parse(names.check_url, cni.url, (*path, "url"))
+            return cni.url
+        return self._existing(cni.file or "", (*path, "file"), folder=False)
+
+    def _check_sans(self) -> None:
+        for number, text in enumerate(self._document.cert_sans):
+            if names.parse_address(text) is None and not names.is_dns_name(text.removeprefix("*.")):
+                self._add(("certSANs", number), f"{show(text)} is neither an IP address nor a DNS name")
+
+    def _containerd(self) -> ContainerdSpec:
+        given = self._document.containerd
+        self._check_word(given.version, ("containerd", "version"))
+        for registry, urls in given.mirrors.items():
+            path = ("containerd", "mirrors", registry)
+            if _REGISTRY.fullmatch(registry) is None:
+                self._add(
+                    path,
+                    f"{show(registry)} is not a registry",
+                    hint="a host name without a scheme, as in docker.io, or _default",
+                    key=True,
+                )
+            for number, url in enumerate(urls):
+                self._parse(names.check_url, url, (*path, number))
+        return ContainerdSpec(
+            source=ContainerdSource(given.source),
+            version=given.version,
+            mirrors=MappingProxyType(
+                {name: tuple(url.rstrip("/") for url in urls) for name, urls in given.mirrors.items()}
+            ),
+        )
+
+    def _password(self) -> SecretRef | None:
+        text = self._document.ssh.become_password
+        if text is None:
+            return None
+        try:
+            reference = names.parse_secret(text)
+        except ValueError as error:
+            hint = "allowed here: env:NAME, file:PATH, cmd:COMMAND"
+            self._add(("ssh", "becomePassword"), "becomePassword is not a reference", why=str(error), hint=hint)
+            return None
+        if reference.kind == "file":
+            return SecretRef("file", str(self._path.absolute().parent / Path(reference.target)))
+        return reference
+
+    def _extra_kubeadm(self) -> dict[str, object]:
+        extra = self._document.kubeadm.cluster_configuration
+        for field_path, instead in _OWN_KUBEADM_FIELDS.items():
+            node: object = extra
+            for step in field_path:
+                node = node.get(step, _ABSENT) if isinstance(node, dict) else _ABSENT
+            if node is not _ABSENT:
+                self._add(
+                    ("kubeadm", "clusterConfiguration", *field_path),
+                    f"{'.'.join(field_path)} is kops-py's to set",
+                    hint=instead,
+                    key=True,
+                )
+        return dict(extra)
+
+
+_ABSENT = object()

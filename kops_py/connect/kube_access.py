@@ -1,0 +1,114 @@
+"""A way to the cluster's API: admin.conf read from a control plane, kept in memory, used over whatever answers.
+
+The endpoint of the cluster is tried first, then each control plane by its own address, so that a load balancer
+that is down does not stop the program.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from kops_py.connect.base import Cancel, Fleet, KubeApi
+from kops_py.model.errors import HostError, KubeError
+from kops_py.model.spec import ClusterSpec, HostSpec
+
+ADMIN_CONF = "/etc/kubernetes/admin.conf"
+_PROBE_TIMEOUT_S = 5.0
+
+Connect = Callable[[bytes, str | None], KubeApi]
+"""Makes a KubeApi from a kubeconfig and, if given, another server address than the one in it."""
+
+
+class KubeAccess:
+    """Finds and keeps one working connection to the API; thread-safe."""
+
+    def __init__(self, fleet: Fleet, spec: ClusterSpec, work_dir: Path, cancel: Cancel) -> None:
+        self._fleet = fleet
+        self._spec = spec
+        self._work_dir = work_dir
+        self._cancel = cancel
+        self._lock = threading.Lock()
+        self._api: KubeApi | None = None
+
+    def api(self) -> KubeApi:
+        """Return a connection that answered just now; raises KubeError when nothing answers."""
+        with self._lock:
+            if self._api is not None:
+                if self._api.is_ready(_PROBE_TIMEOUT_S):
+                    return self._api
+                self._api.close()
+                self._api = None
+            self._api = self._find()
+            return self._api
+
+    def read_admin_conf(self) -> bytes:
+        """Return admin.conf of the first control plane that has one; raises KubeError. It holds a private key."""
+        for _, config in self._configs():
+            return config
+        raise KubeError(
+            "no control plane has an admin.conf yet", hint="build the cluster first: kops-py bootstrap"
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            if self._api is not None:
+                self._api.close()
+                self._api = None
+
+    def _configs(self) -> list[tuple[HostSpec, bytes]]:
+        names = [h.name for h in self._spec.control_planes]
+        answers = self._fleet.map(
+            names,
+            lambda host: host.run(("cat", ADMIN_CONF), sudo=True, timeout_s=20, check=False, cancel=self._cancel),
+            cancel=self._cancel,
+        )
+        found = []
+        for host in self._spec.control_planes:
+            answer = answers.get(host.name)
+            if not isinstance(answer, Exception) and answer is not None and answer.ok and answer.stdout:
+                found.append((host, answer.stdout))
+        return found
+
+    def _find(self) -> KubeApi:
+        from kops_py.connect.kube import connect_kube
+
+        configs = self._configs()
+        if not configs:
+            raise KubeError(
+                "there is no cluster to talk to",
+                why="no reachable control plane has /etc/kubernetes/admin.conf",
+                hint="build it with: kops-py bootstrap; or see what is wrong with: kops-py preflight",
+            )
+        tried: list[str] = []
+        candidates: list[tuple[bytes, str | None]] = [(configs[0][1], None)]
+        candidates += [(config, f"https://{_bracketed(host.node_ip)}:6443") for host, config in configs]
+        for config, server in candidates:
+            self._cancel.check()
+            try:
+                api = connect_kube(
+                    config,
+                    server_override=server,
+                    work_dir=self._work_dir,
+                    request_timeout_s=self._spec.timeouts.api_request_s,
+                    cancel=self._cancel,
+                )
+            except (KubeError, HostError) as error:
+                tried.append(str(error))
+                continue
+            if api.is_ready(_PROBE_TIMEOUT_S):
+                return api
+            api.close()
+            tried.append(server or str(self._spec.endpoint))
+        raise KubeError(
+            "the API server does not answer",
+            where=str(self._spec.endpoint),
+            why="tried " + "; ".join(tried),
+            hint="on a control plane: crictl ps -a; journalctl -u kubelet; then run the same command again",
+        )
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,314 @@
+"""The cluster as its API tells it: facts for the planner, and what keeps it from being healthy."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from kops_py.connect.base import JsonObject, KubeApi
+from kops_py.model.errors import KubeError
+from kops_py.model.facts import KubeFacts, NodeFacts
+from kops_py.model.version import Version
+
+_SYSTEM = "/api/v1/namespaces/kube-system"
+_NETWORK_DIGEST = "kops-py/network-digest"
+_MANAGED_BY = "app.kubernetes.io/managed-by"
+_MIRROR = "kubernetes.io/config.mirror"
+_STATIC_PODS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+_NO_NETWORK = ("network plugin", "NetworkPluginNotReady", "cni")
+"""How kubelets of all versions say in the Ready condition that there is no pod network."""
+_STUCK = frozenset(
+    {
+        "CrashLoopBackOff",
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "ErrImageNeverPull",
+        "InvalidImageName",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+    }
+)
+
+
+def observe_cluster(
+    api: KubeApi,
+    *,
+    expected_nodes: Sequence[str],
+    network_expected: bool = True,
+    absent: Collection[str] = (),
+) -> KubeFacts:
+    """Return one snapshot of the cluster.
+
+    ``expected_nodes`` are named in ``unhealthy`` when they are not (yet) nodes. Without ``network_expected`` the
+    operator brings the pod network later: DNS, and nodes that only lack the network, are no complaint then.
+    ``absent`` nodes are known to be down; nothing is said of them. Raises KubeError.
+    """
+    version = server_version(api.get("/version"))
+    nodes = {n.name: n for n in (node_facts(o) for o in api.items("/api/v1/nodes"))}
+    config = cluster_configuration(api.get_or_none(f"{_SYSTEM}/configmaps/kubeadm-config"))
+    own = api.get_or_none(f"{_SYSTEM}/configmaps/kops-py") or {}
+    proxy = api.get_or_none("/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy")
+    dns = api.get_or_none("/apis/apps/v1/namespaces/kube-system/deployments/coredns")
+    pods = list(api.items(f"{_SYSTEM}/pods"))
+    tokens = api.items(f"{_SYSTEM}/secrets", params={"fieldSelector": "type=bootstrap.kubernetes.io/token"})
+    uploaded = api.get_or_none(f"{_SYSTEM}/secrets/kubeadm-certs")
+    config_map = config or {}
+    asked = {name: node for name, node in nodes.items() if name not in absent}
+    unready = unready_nodes(asked.values(), network_expected=network_expected)
+    return KubeFacts(
+        server_version=version,
+        nodes=MappingProxyType(nodes),
+        has_kubeadm_config=config is not None,
+        has_kube_proxy=proxy is not None,
+        has_dns=dns is not None,
+        cluster_name=str(config_map.get("clusterName") or ""),
+        control_plane_endpoint=str(config_map.get("controlPlaneEndpoint") or ""),
+        network_digest=str(((own.get("metadata") or {}).get("annotations") or {}).get(_NETWORK_DIGEST) or ""),
+        unhealthy=(
+            *missing_nodes(nodes, [name for name in expected_nodes if name not in absent]),
+            *unready,
+            *static_pod_problems(asked.values(), pods, local_etcd=has_local_etcd(config)),
+            *(kube_proxy_problems(asked, pods) if proxy is not None else ()),
+            *(dns_problems(dns, pods) if network_expected else ()),
+            *stuck_pods(p for p in pods if (p.get("spec") or {}).get("nodeName") not in absent),
+        ),
+        join_secrets=join_secrets(tokens, uploaded),
+    )
+
+
+def control_plane_problems(api: KubeApi, node: str, *, control_plane: bool) -> tuple[str, ...]:
+    """Say what a node that has just joined still lacks: its registration and, for a control plane, its pods.
+
+    Raises KubeError.
+    """
+    if api.get_or_none(f"/api/v1/nodes/{node}") is None:
+        return (f"node {node} is not registered",)
+    if not control_plane:
+        return ()
+    config = cluster_configuration(api.get_or_none(f"{_SYSTEM}/configmaps/kubeadm-config"))
+    components = _components(local_etcd=has_local_etcd(config))
+    found = ((c, api.get_or_none(f"{_SYSTEM}/pods/{c}-{node}")) for c in components)
+    return tuple(f"{c} on {node}: {problem}" for c, pod in found if (problem := mirror_pod_problem(pod)))
+
+
+def server_version(answer: JsonObject) -> Version:
+    """Return the version of a /version answer, without what a distributor appended; raises KubeError."""
+    text = str(answer.get("gitVersion") or "")
+    try:
+        return Version.parse(text.partition("+")[0])
+    except ValueError as error:
+        raise KubeError(
+            "the API server names no version", where="/version", why=f"gitVersion is {text!r}"
+        ) from error
+
+
+def node_facts(node: JsonObject) -> NodeFacts:
+    """Return the facts of a Node object; ``reason`` says why it is not Ready."""
+    metadata, spec, status = (node.get(part) or {} for part in ("metadata", "spec", "status"))
+    ready, reason = _condition(status, "Ready")
+    info = status.get("nodeInfo") or {}
+    addresses = status.get("addresses") or []
+    return NodeFacts(
+        name=str(metadata["name"]),
+        ready=ready,
+        reason="" if ready else reason or "kubelet has not reported yet",
+        version=str(info.get("kubeletVersion") or ""),
+        internal_ip=next((str(a["address"]) for a in addresses if a.get("type") == "InternalIP"), ""),
+        pod_cidr=str(spec.get("podCIDR") or ""),
+        labels=MappingProxyType(dict(metadata.get("labels") or {})),
+        taints=frozenset(_taint(t) for t in spec.get("taints") or []),
+        unschedulable=bool(spec.get("unschedulable")),
+        annotations=MappingProxyType(dict(metadata.get("annotations") or {})),
+        os_image=str(info.get("osImage") or ""),
+        kernel=str(info.get("kernelVersion") or ""),
+        container_runtime=str(info.get("containerRuntimeVersion") or ""),
+    )
+
+
+def cluster_configuration(config_map: JsonObject | None) -> dict[str, Any] | None:
+    """Return kubeadm's ClusterConfiguration, or None when kubeadm has not stored one; raises KubeError."""
+    import yaml
+
+    if config_map is None:
+        return None
+    text = (config_map.get("data") or {}).get("ClusterConfiguration")
+    if not text:
+        return None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise KubeError(
+            "kubeadm's stored ClusterConfiguration is not YAML",
+            where="ConfigMap kube-system/kubeadm-config",
+            why=str(error).partition("\n")[0],
+            hint="repair it: kubectl -n kube-system edit configmap kubeadm-config",
+        ) from error
+    return value if isinstance(value, dict) else None
+
+
+def has_local_etcd(config: Mapping[str, Any] | None) -> bool:
+    """Whether control planes run etcd themselves: kubeadm's default unless etcd.external is set."""
+    return "external" not in ((config or {}).get("etcd") or {})
+
+
+def missing_nodes(nodes: Mapping[str, NodeFacts], expected: Iterable[str]) -> tuple[str, ...]:
+    """Name the expected nodes that are not part of the cluster."""
+    return tuple(f"node {name} has not joined the cluster" for name in expected if name not in nodes)
+
+
+def unready_nodes(nodes: Iterable[NodeFacts], *, network_expected: bool = True) -> tuple[str, ...]:
+    """Name the nodes that are not Ready, with their reason; a lacking pod network counts only when expected."""
+    return tuple(
+        f"node {n.name} is not Ready: {n.reason}"
+        for n in nodes
+        if not n.ready and (network_expected or not any(text in n.reason for text in _NO_NETWORK))
+    )
+
+
+def static_pod_problems(
+    nodes: Iterable[NodeFacts], pods: Iterable[JsonObject], *, local_etcd: bool
+) -> tuple[str, ...]:
+    """Name the control-plane pods that are absent or not Ready."""
+    by_name = {str(p["metadata"]["name"]): p for p in pods}
+    return tuple(
+        f"{component} on {node.name}: {problem}"
+        for node in nodes
+        if node.is_control_plane
+        for component in _components(local_etcd=local_etcd)
+        if (problem := mirror_pod_problem(by_name.get(f"{component}-{node.name}")))
+    )
+
+
+def mirror_pod_problem(pod: JsonObject | None) -> str:
+    """Return why a static pod does not serve, or an empty string.
+
+    Mirror pods appear in the API only a while after a control plane joined: absent is not healthy.
+    """
+    if pod is None or _MIRROR not in (pod["metadata"].get("annotations") or {}):
+        return "its mirror pod has not appeared in the API"
+    return pod_problem(pod)
+
+
+def kube_proxy_problems(nodes: Iterable[str], pods: Iterable[JsonObject]) -> tuple[str, ...]:
+    """Name the nodes without a Ready kube-proxy."""
+    by_node: dict[str, list[JsonObject]] = {}
+    for pod in pods:
+        if (pod["metadata"].get("labels") or {}).get("k8s-app") == "kube-proxy":
+            by_node.setdefault(str((pod.get("spec") or {}).get("nodeName") or ""), []).append(pod)
+    found = []
+    for node in nodes:
+        problems = [pod_problem(pod) for pod in by_node.get(node, [])]
+        if not problems:
+            found.append(f"kube-proxy on {node}: it has no pod yet")
+        elif all(problems):
+            found.append(f"kube-proxy on {node}: {problems[0]}")
+    return tuple(found)
+
+
+def dns_problems(deployment: JsonObject | None, pods: Iterable[JsonObject] = ()) -> tuple[str, ...]:
+    """Say what DNS lacks: the deployment itself, or available replicas."""
+    if deployment is None:
+        return ("DNS: there is no Deployment kube-system/coredns",)
+    status = deployment.get("status") or {}
+    wanted = (deployment.get("spec") or {}).get("replicas")
+    desired = 1 if wanted is None else int(wanted)
+    available = int(status.get("availableReplicas") or 0)
+    if desired == 0:
+        return ("DNS: Deployment kube-system/coredns is scaled to 0",)
+    observed = int(status.get("observedGeneration") or 0)
+    if observed < int((deployment.get("metadata") or {}).get("generation") or 0):
+        return ("DNS: Deployment kube-system/coredns has changed and is not rolled out yet",)
+    if available >= desired:
+        return ()
+    causes = (pod_problem(p) for p in pods if (p["metadata"].get("labels") or {}).get("k8s-app") == "kube-dns")
+    cause = next((c for c in causes if c), "")
+    return (f"DNS: {available} of {desired} replicas available" + (f": {cause}" if cause else ""),)
+
+
+def stuck_pods(pods: Iterable[JsonObject]) -> tuple[str, ...]:
+    """Name the system pods whose containers crash or have no image, with what the kubelet says.
+
+    Pods that another check speaks of already (static pods, kube-proxy, DNS) are left to it.
+    """
+    found = []
+    for pod in pods:
+        metadata = pod["metadata"]
+        known = (metadata.get("labels") or {}).get("k8s-app") in {"kube-proxy", "kube-dns"}
+        if known or _MIRROR in (metadata.get("annotations") or {}):
+            continue
+        if reason := _waiting_reason(pod):
+            found.append(f"pod kube-system/{metadata['name']}: {reason}")
+    return tuple(found)
+
+
+def join_secrets(tokens: Iterable[JsonObject], uploaded: JsonObject | None) -> tuple[str, ...]:
+    """Name what a join of ours left: bootstrap tokens described as kops-py's, and uploaded certificates.
+
+    Only names and descriptions are looked at; the token values are not kept. Uploaded certificates count as ours
+    when labelled so or when such a token is still there.
+    """
+    names = [str(s["metadata"]["name"]) for s in tokens if _describes_ours(s)]
+    if uploaded is not None:
+        labels = uploaded["metadata"].get("labels") or {}
+        if names or labels.get(_MANAGED_BY) == "kops-py":
+            names.append("kubeadm-certs")
+    return tuple(sorted(names))
+
+
+def pod_problem(pod: JsonObject) -> str:
+    """Return why a pod does not serve, or an empty string when it is Ready."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return "its pod is being deleted"
+    if waiting := _waiting_reason(pod):
+        return waiting
+    status = pod.get("status") or {}
+    ready, reason = _condition(status, "Ready")
+    if ready:
+        return ""
+    scheduled, why = _condition(status, "PodScheduled")
+    if why and not scheduled:
+        return f"its pod is not scheduled: {why}"
+    return f"its pod is {status.get('phase') or 'Pending'}, not Ready" + (f": {reason}" if reason else "")
+
+
+def _waiting_reason(pod: JsonObject) -> str:
+    status = pod.get("status") or {}
+    for container in (status.get("initContainerStatuses") or []) + (status.get("containerStatuses") or []):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in _STUCK:
+            message = str(waiting.get("message") or "").strip()
+            text = f"container {container.get('name')} is in {waiting['reason']}"
+            return f"{text}: {message}" if message else text
+    return ""
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> tuple[bool, str]:
+    """Return whether a condition is True, and its reason and message in one text."""
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == kind:
+            texts = (condition.get("reason"), condition.get("message"))
+            return condition.get("status") == "True", ": ".join(str(t).strip() for t in texts if t)
+    return False, ""
+
+
+def _components(*, local_etcd: bool) -> tuple[str, ...]:
+    return (("etcd",) if local_etcd else ()) + _STATIC_PODS
+
+
+def _taint(taint: Mapping[str, Any]) -> str:
+    value = taint.get("value")
+    return f"{taint['key']}={value}:{taint['effect']}" if value else f"{taint['key']}:{taint['effect']}"
+
+
+def _describes_ours(secret: JsonObject) -> bool:
+    if not str(secret["metadata"]["name"]).startswith("bootstrap-token-"):
+        return False
+    try:
+        text = base64.b64decode((secret.get("data") or {}).get("description") or "")
+    except (binascii.Error, ValueError):
+        return False
+    return text.startswith(b"kops-py")

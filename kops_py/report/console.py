@@ -1,0 +1,160 @@
+"""The console: one line per node with what it does and waits for; Rich on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from kops_py.model.event import (
+    Event,
+    Note,
+    RunFinished,
+    RunStarted,
+    StepFinished,
+    StepProgress,
+    StepResult,
+    StepStarted,
+    WaveStarted,
+)
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+_CLUSTER = "cluster"
+_MARKS = {
+    StepResult.DONE: "done",
+    StepResult.ALREADY_TRUE: "already so",
+    StepResult.FAILED: "FAILED",
+    StepResult.INTERRUPTED: "interrupted",
+    StepResult.NOT_STARTED: "not started",
+}
+
+
+class Subscriber(Protocol):
+    """Receives the events of a run."""
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
+def make_console(stream: TextIO | None = None, *, verbose: bool = False) -> Subscriber:
+    """Return the subscriber that fits the stream: live lines on a terminal, plain lines in CI or a pipe."""
+    out = stream or sys.stderr
+    if out.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI"):
+        return LiveConsole(out, verbose=verbose)
+    return PlainConsole(out, verbose=verbose)
+
+
+@dataclass(slots=True)
+class PlainConsole:
+    """One line per thing that happened, with the time since the start; no colours, no cursor movement."""
+
+    out: TextIO
+    verbose: bool = False
+    _started_at: float = field(default_factory=time.monotonic)
+    _last: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, event: Event) -> None:
+        """Print the event if it says something new."""
+        line = self._line(event)
+        if line:
+            spent = time.monotonic() - self._started_at
+            print(f"[{spent:6.1f}s] {line}", file=self.out, flush=True)
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+    def _line(self, event: Event) -> str:
+        match event:
+            case WaveStarted(wave=wave, steps=steps):
+                return f"--- {wave} ({steps} step{'s' if steps != 1 else ''})"
+            case StepStarted(node=node, title=title):
+                return f"{node or _CLUSTER}: {title}"
+            case StepProgress(step=step, node=node, message=message, waiting=waiting):
+                if self._last.get(step) == message:
+                    return ""
+                self._last[step] = message
+                return f"{node or _CLUSTER}: {'waiting: ' if waiting else '  '}{message}"
+            case StepFinished():
+                return finished_line(event)
+            case Note(node=node, message=message):
+                return f"{node}: {message}" if node else message
+            case RunStarted(run_dir=run_dir) if self.verbose:
+                return f"journal and logs: {run_dir}"
+            case _:
+                return ""
+
+
+def finished_line(event: StepFinished) -> str:
+    """Return the line that says how a step ended."""
+    text = f"{event.node or _CLUSTER}: {event.title}: {_MARKS[event.result]} ({event.duration_s:.1f} s)"
+    if event.result is StepResult.ALREADY_TRUE and event.message:
+        text += f": {event.message}"
+    return text
+
+
+@dataclass(slots=True)
+class _Row:
+    title: str
+    started_at: float
+    message: str = ""
+    waiting: bool = False
+
+
+class LiveConsole:
+    """Finished steps scroll by; running ones stay below, one line a node."""
+
+    def __init__(self, out: TextIO, *, verbose: bool = False) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=out, highlight=False, soft_wrap=True)
+        self._rows: dict[str, _Row] = {}
+        self._verbose = verbose
+        self._live: Live | None = Live(
+            console=self._console, get_renderable=self._render, refresh_per_second=8, transient=True
+        )
+        self._live.start()
+
+    def __call__(self, event: Event) -> None:
+        """Show the event."""
+        match event:
+            case WaveStarted(wave=wave):
+                self._console.print(f"[bold]{wave}[/bold]")
+            case StepStarted(step=step, title=title, node=node):
+                self._rows[step] = _Row(f"{node or _CLUSTER}: {title}", time.monotonic())
+            case StepProgress(step=step, message=message, waiting=waiting) if step in self._rows:
+                self._rows[step].message, self._rows[step].waiting = message, waiting
+            case StepFinished(step=step, result=result):
+                self._rows.pop(step, None)
+                style = {StepResult.DONE: "green", StepResult.FAILED: "red"}.get(result, "yellow")
+                self._console.print(f"  {finished_line(event)}", style=style, markup=False)
+            case Note(message=message, node=node):
+                self._console.print(f"  {node + ': ' if node else ''}{message}", markup=False)
+            case RunStarted(run_dir=run_dir) if self._verbose:
+                self._console.print(f"journal and logs: {run_dir}", markup=False)
+            case RunFinished():
+                self.close()
+
+    def _render(self) -> Any:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        now = time.monotonic()
+        for row in list(self._rows.values()):
+            state = ("waiting: " if row.waiting else "") + row.message
+            table.add_row(Text(f"  {row.title}"), Text(f"{now - row.started_at:.0f}s"), Text(state, style="dim"))
+        return table
+
+    def close(self) -> None:
+        """Take the live lines away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None

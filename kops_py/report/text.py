@@ -1,0 +1,72 @@
+"""Plans, findings and errors as text for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kops_py.model.errors import ConfigError, KopsError
+from kops_py.model.finding import Finding, Severity
+from kops_py.model.plan import Plan
+
+_ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
+
+
+def plan_text(plan: Plan) -> str:
+    """Return a plan as a table, wave by wave, with its digest."""
+    lines = [f"Plan: {plan.operation} of cluster {plan.cluster}"]
+    lines += [f"  {note}" for note in plan.notes]
+    if not plan.has_changes:
+        lines.append("  nothing to do")
+    number = 0
+    for wave in plan.waves:
+        if wave.together or wave.max_parallel > 1:
+            how = "side by side" if len(wave.steps) > 1 else ""
+        else:
+            how = "one at a time" if len(wave.steps) > 1 else ""
+        lines.append("")
+        lines.append(f"{wave.name}{f' ({how})' if how else ''}")
+        width = max(len(s.node or "cluster") for s in wave.steps)
+        for step in wave.steps:
+            number += 1
+            lines.append(f"  {number:3d}  {step.node or 'cluster':<{width}}  {step.title}")
+            lines += [f"       {'':<{width}}    {detail}" for detail in step.details]
+    lines += ["", f"{number} step{'s' if number != 1 else ''}, digest {plan.digest}"]
+    return "\n".join(lines)
+
+
+def findings_text(findings: Sequence[Finding]) -> str:
+    """Return findings, the most severe first, each with what to do about it."""
+    if not findings:
+        return "no findings"
+    lines = []
+    for f in sorted(findings, key=lambda f: (f.ignored, _ORDER[f.severity], f.id, f.node)):
+        label = "ignored" if f.ignored else str(f.severity)
+        lines.append(f"{label:<8} {f.node or 'cluster'}: {f.message}  [{f.id}]")
+        if f.hint and not f.ignored and f.severity is not Severity.INFO:
+            lines.append(f"         -> {f.hint}")
+    counted = {s: sum(1 for f in findings if f.severity is s and not f.ignored) for s in Severity}
+    ignored = sum(1 for f in findings if f.ignored)
+    lines.append(
+        f"{counted[Severity.ERROR]} errors, {counted[Severity.WARNING]} warnings, {counted[Severity.INFO]} notes"
+        + (f", {ignored} ignored" if ignored else "")
+    )
+    return "\n".join(lines)
+
+
+def error_text(error: KopsError, *, resume: str = "", log: str = "") -> str:
+    """Return an error as what, where, why, and what to type next."""
+    lines = []
+    everything: list[KopsError] = [error, *(error.others if isinstance(error, ConfigError) else ())]
+    for one in everything:
+        place = f"{one.where}: " if one.where else ""
+        lines.append(f"error: {place}{one.what}")
+        if one.why:
+            first, *more = one.why.splitlines()
+            lines += [f"  why:  {first}", *(f"        {line}" for line in more)]
+        if one.hint:
+            lines.append(f"  next: {one.hint}")
+    if log:
+        lines.append(f"  log:  {log}")
+    if resume:
+        lines.append(f"  continue with: {resume}")
+    return "\n".join(lines)

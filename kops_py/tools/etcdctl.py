@@ -1,0 +1,223 @@
+"""etcdctl on a control plane: its argv and its JSON, for etcd 3.4 to 3.6, and the plain health check beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kops_py.model.status import EtcdMember
+
+PKI = "/etc/kubernetes/pki/etcd"
+LOCAL_ENDPOINT = "https://127.0.0.1:2379"
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdHealth:
+    """Whether one endpoint can commit; ``problem`` is etcd's own word when it cannot."""
+
+    endpoint: str
+    healthy: bool
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdEndpointStatus:
+    """What one endpoint says of itself; sizes in bytes, ``used_bytes`` is what a defragmentation would leave."""
+
+    endpoint: str
+    member_id: int
+    version: str
+    size_bytes: int
+    used_bytes: int
+    leader_id: int
+    revision: int
+    raft_term: int
+    is_learner: bool
+    errors: tuple[str, ...]
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this endpoint leads."""
+        return self.member_id == self.leader_id
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdMemberEntry:
+    """One entry of the member list; ``name`` is empty for a member that was added and never started."""
+
+    member_id: int
+    name: str
+    peer_urls: tuple[str, ...]
+    client_urls: tuple[str, ...]
+    is_learner: bool
+
+
+def find_container_argv() -> tuple[str, ...]:
+    """Return the command that prints the id of the running etcd container, if there is one."""
+    return ("crictl", "ps", "--name", "etcd", "-q")
+
+
+def parse_container_id(output: str) -> str | None:
+    """Return the first container id of ``crictl ps -q``."""
+    return next((line.strip() for line in output.splitlines() if line.strip()), None)
+
+
+def in_container(container_id: str, argv: Iterable[str]) -> tuple[str, ...]:
+    """Return ``argv`` to be run inside a container; images without a shell need none for this."""
+    return ("crictl", "exec", container_id, *argv)
+
+
+def etcdctl_argv(
+    *command: str, endpoint: str = LOCAL_ENDPOINT, timeout_s: int = 5, pki: str = PKI
+) -> tuple[str, ...]:
+    """Return an etcdctl command with JSON output and the health-check client certificate.
+
+    The flags are the same in 3.4 to 3.6, and the v3 API is their default.
+    """
+    return (
+        "etcdctl",
+        f"--endpoints={endpoint}",
+        f"--cacert={pki}/ca.crt",
+        f"--cert={pki}/healthcheck-client.crt",
+        f"--key={pki}/healthcheck-client.key",
+        f"--command-timeout={timeout_s}s",
+        "--write-out=json",
+        *command,
+    )
+
+
+def endpoint_status_argv(*, whole_cluster: bool = False) -> tuple[str, ...]:
+    """Return the command for parse_endpoint_status."""
+    return etcdctl_argv("endpoint", "status", *(("--cluster",) if whole_cluster else ()))
+
+
+def endpoint_health_argv(*, whole_cluster: bool = False) -> tuple[str, ...]:
+    """Return the command for parse_endpoint_health; it exits with 1 when an endpoint is unhealthy."""
+    return etcdctl_argv("endpoint", "health", *(("--cluster",) if whole_cluster else ()))
+
+
+def member_list_argv() -> tuple[str, ...]:
+    """Return the command for parse_member_list."""
+    return etcdctl_argv("member", "list")
+
+
+def health_argv(endpoint: str = LOCAL_ENDPOINT, *, timeout_s: int = 5, pki: str = PKI) -> tuple[str, ...]:
+    """Return the HTTPS health check of a host without a crictl that can exec, for parse_health."""
+    return (
+        "curl",
+        "--silent",
+        "--show-error",
+        "--max-time",
+        str(timeout_s),
+        "--cacert",
+        f"{pki}/ca.crt",
+        "--cert",
+        f"{pki}/healthcheck-client.crt",
+        "--key",
+        f"{pki}/healthcheck-client.key",
+        f"{endpoint}/health",
+    )
+
+
+def parse_health(output: str, endpoint: str = LOCAL_ENDPOINT) -> EtcdHealth:
+    """Read etcd's /health answer; ``health`` is the text "true" in all versions. Raises ValueError."""
+    answer = _load(output, dict)
+    healthy = str(answer.get("health")).lower() == "true"
+    return EtcdHealth(
+        endpoint, healthy, "" if healthy else str(answer.get("reason") or "it says it is not healthy")
+    )
+
+
+def parse_endpoint_health(output: str) -> tuple[EtcdHealth, ...]:
+    """Read ``endpoint health``; raises ValueError."""
+    return tuple(
+        EtcdHealth(str(e.get("endpoint") or ""), bool(e.get("health")), str(e.get("error") or ""))
+        for e in _load(output, list)
+    )
+
+
+def parse_endpoint_status(output: str) -> tuple[EtcdEndpointStatus, ...]:
+    """Read ``endpoint status``; etcd leaves out what is zero or false. Raises ValueError."""
+    return tuple(_endpoint_status(entry) for entry in _load(output, list))
+
+
+def parse_member_list(output: str) -> tuple[EtcdMemberEntry, ...]:
+    """Read ``member list``; raises ValueError."""
+    return tuple(
+        EtcdMemberEntry(
+            member_id=int(m["ID"]),
+            name=str(m.get("name") or ""),
+            peer_urls=tuple(m.get("peerURLs") or ()),
+            client_urls=tuple(m.get("clientURLs") or ()),
+            is_learner=bool(m.get("isLearner")),
+        )
+        for m in _load(output, dict).get("members") or []
+    )
+
+
+def merge_members(
+    members: Iterable[EtcdMemberEntry],
+    statuses: Iterable[EtcdEndpointStatus],
+    health: Iterable[EtcdHealth] = (),
+) -> tuple[EtcdMember, ...]:
+    """Join the three answers into what status shows; a member without a status does not answer."""
+    by_id = {s.member_id: s for s in statuses}
+    by_endpoint = {h.endpoint: h for h in health}
+    found = []
+    for member in members:
+        endpoint = next(iter(member.client_urls), "")
+        status, state = by_id.get(member.member_id), by_endpoint.get(endpoint)
+        problem = "; ".join(filter(None, (*(status.errors if status else ()), state.problem if state else "")))
+        if status is None:
+            problem = problem or (
+                "it was added and has never started" if not member.name else "it does not answer"
+            )
+        found.append(
+            EtcdMember(
+                name=member.name,
+                member_id=member.member_id,
+                endpoint=endpoint,
+                healthy=status is not None and not problem and (state is None or state.healthy),
+                version=status.version if status else "",
+                size_bytes=status.size_bytes if status else 0,
+                used_bytes=status.used_bytes if status else 0,
+                is_leader=status.is_leader if status else False,
+                is_learner=member.is_learner,
+                revision=status.revision if status else 0,
+                problem=problem,
+            )
+        )
+    return tuple(sorted(found, key=lambda m: m.name))
+
+
+def _endpoint_status(entry: Mapping[str, Any]) -> EtcdEndpointStatus:
+    status = entry.get("Status") or {}
+    header = status.get("header") or {}
+    return EtcdEndpointStatus(
+        endpoint=str(entry.get("Endpoint") or ""),
+        member_id=int(header.get("member_id") or 0),
+        version=str(status.get("version") or ""),
+        size_bytes=int(status.get("dbSize") or 0),
+        used_bytes=int(status.get("dbSizeInUse") or 0),
+        leader_id=int(status.get("leader") or 0),
+        revision=int(header.get("revision") or 0),
+        raft_term=int(status.get("raftTerm") or header.get("raft_term") or 0),
+        is_learner=bool(status.get("isLearner")),
+        errors=tuple(str(e) for e in status.get("errors") or ()),
+    )
+
+
+def _load(output: str, shape: type[Any]) -> Any:
+    """Read the JSON in an output that may have warnings of etcdctl on the lines before it."""
+    lines = output.strip().splitlines()
+    for start, line in enumerate(lines):
+        if line.lstrip().startswith(("{", "[")):
+            try:
+                value = json.loads("\n".join(lines[start:]))
+            except ValueError:
+                continue
+            if isinstance(value, shape):
+                return value
+    raise ValueError("the output holds no JSON of etcdctl")

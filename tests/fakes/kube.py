@@ -1,0 +1,419 @@
+"""A strict KubeApi in memory: objects by path, an API server's rules on versions and conflicts, faults on request.
+
+A path of a resource it does not know, or a call it does not understand, fails the test (UnexpectedCallError is an
+AssertionError), even when the code under test swallows it: ``assert_clean()`` tells at the end.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import itertools
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from kops_py.connect.base import JsonObject
+from kops_py.model.errors import KubeError
+
+_CLUSTER_WIDE = {
+    "Namespace": "/api/v1/namespaces",
+    "Node": "/api/v1/nodes",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+    "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+}
+_NAMESPACED = {
+    "ConfigMap": ("/api/v1", "configmaps"),
+    "Pod": ("/api/v1", "pods"),
+    "Secret": ("/api/v1", "secrets"),
+    "Service": ("/api/v1", "services"),
+    "ServiceAccount": ("/api/v1", "serviceaccounts"),
+    "Event": ("/api/v1", "events"),
+    "DaemonSet": ("/apis/apps/v1", "daemonsets"),
+    "Deployment": ("/apis/apps/v1", "deployments"),
+    "ReplicaSet": ("/apis/apps/v1", "replicasets"),
+    "StatefulSet": ("/apis/apps/v1", "statefulsets"),
+    "Role": ("/apis/rbac.authorization.k8s.io/v1", "roles"),
+    "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings"),
+    "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
+    "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
+}
+_PATCH_TYPES = {"application/strategic-merge-patch+json", "application/merge-patch+json"}
+
+
+class UnexpectedCallError(AssertionError):
+    """The code under test called what this fake does not know."""
+
+
+class FakeKubeApi:
+    """KubeApi over objects in memory; thread-safe."""
+
+    def __init__(self, objects: Iterable[JsonObject] = (), *, version: str = "v1.31.2") -> None:
+        self._lock = threading.RLock()
+        self._objects: dict[str, JsonObject] = {}
+        self._versions = itertools.count(1)
+        self._uids = itertools.count(1)
+        self._faults: list[tuple[str, re.Pattern[str], KubeError]] = []
+        self._before: list[tuple[str, re.Pattern[str], Callable[[], None]]] = []
+        self.version = version
+        self.ready = True
+        self.closed = False
+        self.calls: list[tuple[str, str]] = []
+        """Verb and path of every call, in order; reads as well."""
+        self.unexpected: list[str] = []
+        for item in objects:
+            self.add(item)
+
+    # what a test does to it
+
+    def add(self, item: JsonObject) -> JsonObject:
+        """Put an object there as it is (status included), replacing one of the same name."""
+        with self._lock:
+            stored = self._stamp(copy.deepcopy(item))
+            self._objects[self.path_of(item)] = stored
+            return copy.deepcopy(stored)
+
+    def remove(self, path: str) -> None:
+        """Take an object away as if somebody else had deleted it; KeyError when there is none."""
+        with self._lock:
+            del self._objects[path]
+
+    def change(self, path: str, change: Callable[[JsonObject], None]) -> None:
+        """Change an object as if somebody else had; KeyError when there is none."""
+        with self._lock:
+            item = self._objects[path]
+            change(item)
+            self._touch(item)
+
+    def object(self, path: str) -> JsonObject | None:
+        """Return an object without a call."""
+        with self._lock:
+            return copy.deepcopy(self._objects.get(path))
+
+    def fail(self, verb: str, path_pattern: str, error: KubeError, *, times: int = 1) -> None:
+        """Let the next calls of a verb (``*``: any) on matching paths fail with this error."""
+        self._faults += [(verb, re.compile(path_pattern), error)] * times
+
+    def before(self, verb: str, path_pattern: str, action: Callable[[], None]) -> None:
+        """Run ``action`` once, just before the next matching call is carried out: somebody else's move."""
+        self._before.append((verb, re.compile(path_pattern), action))
+
+    def writes(self) -> list[tuple[str, str]]:
+        """Return the calls that change something."""
+        return [call for call in self.calls if call[0] not in {"get", "items", "ready"}]
+
+    def assert_clean(self) -> None:
+        """Fail the test when an unknown call was made, even if its error was swallowed."""
+        assert not self.unexpected, self.unexpected
+
+    @staticmethod
+    def path_of(item: JsonObject) -> str:
+        """Return the path of an object by its kind, namespace and name."""
+        kind, metadata = item["kind"], item["metadata"]
+        if kind in _CLUSTER_WIDE:
+            return f"{_CLUSTER_WIDE[kind]}/{metadata['name']}"
+        if kind not in _NAMESPACED:
+            raise UnexpectedCallError(f"the fake knows no kind {kind}")
+        base, plural = _NAMESPACED[kind]
+        return f"{base}/namespaces/{metadata.get('namespace', 'default')}/{plural}/{metadata['name']}"
+
+    # KubeApi
+
+    def is_ready(self, timeout_s: float = 5.0) -> bool:
+        """See KubeApi."""
+        try:
+            self._enter("ready", "/readyz")
+        except KubeError:
+            return False
+        return self.ready
+
+    def get(
+        self, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None
+    ) -> JsonObject:
+        """See KubeApi."""
+        with self._lock:
+            self._enter("get", path)
+            if params:
+                raise self._unexpected(f"get {path} with params {dict(params)}")
+            if path == "/version":
+                major, minor = self.version.lstrip("v").split(".")[:2]
+                return {"major": major, "minor": minor, "gitVersion": self.version}
+            return copy.deepcopy(self._found(path))
+
+    def get_or_none(self, path: str, *, timeout_s: float | None = None) -> JsonObject | None:
+        """See KubeApi."""
+        try:
+            return self.get(path, timeout_s=timeout_s)
+        except KubeError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def items(
+        self, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None
+    ) -> Iterator[JsonObject]:
+        """See KubeApi; knows labelSelector with ``=`` and fieldSelector with ``=``."""
+        with self._lock:
+            self._enter("items", path)
+            plural = self._collection(path)
+            unknown = set(params or {}) - {"labelSelector", "fieldSelector", "limit"}
+            if unknown:
+                raise self._unexpected(f"items {path} with params {sorted(unknown)}")
+            found = [
+                item
+                for where, item in self._objects.items()
+                if self._is_in(where, path, plural) and self._selected(item, params or {})
+            ]
+            return iter(copy.deepcopy(found))
+
+    def create(self, path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
+        """See KubeApi."""
+        with self._lock:
+            self._enter("create", path)
+            self._collection(path)
+            where = f"{path}/{body['metadata']['name']}"
+            if where in self._objects:
+                raise _error(409, "AlreadyExists", where)
+            if body["metadata"].get("resourceVersion"):
+                raise _error(400, "BadRequest", where)
+            self._objects[where] = self._stamp(copy.deepcopy(body))
+            return copy.deepcopy(self._objects[where])
+
+    def replace(self, path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
+        """See KubeApi."""
+        with self._lock:
+            self._enter("replace", path)
+            current = self._found(path)
+            wanted = body["metadata"].get("resourceVersion")
+            if wanted and wanted != current["metadata"]["resourceVersion"]:
+                raise _error(409, "Conflict", path)
+            fresh = copy.deepcopy(body)
+            fresh["metadata"] = {**fresh["metadata"], "uid": current["metadata"]["uid"]}
+            self._touch(fresh)
+            self._objects[path] = fresh
+            return copy.deepcopy(fresh)
+
+    def patch(
+        self,
+        path: str,
+        body: JsonObject | list[JsonObject],
+        *,
+        content_type: str = "application/strategic-merge-patch+json",
+        params: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> JsonObject:
+        """See KubeApi; merges mappings. A strategic merge of lists needs a real API server and is refused."""
+        with self._lock:
+            self._enter("patch", path)
+            if content_type not in _PATCH_TYPES or not isinstance(body, dict):
+                raise self._unexpected(f"patch {path} with {content_type}")
+            current = self._found(path)
+            strategic = content_type == "application/strategic-merge-patch+json"
+            self._merge(current, copy.deepcopy(body), path, strategic=strategic)
+            self._touch(current)
+            return copy.deepcopy(current)
+
+    def delete(self, path: str, *, body: JsonObject | None = None, timeout_s: float | None = None) -> bool:
+        """See KubeApi."""
+        with self._lock:
+            self._enter("delete", path)
+            try:
+                current = self._found(path)
+            except KubeError:
+                return False
+            for key, wanted in ((body or {}).get("preconditions") or {}).items():
+                if current["metadata"].get(key) != wanted:
+                    raise _error(409, "Conflict", path)
+            del self._objects[path]
+            return True
+
+    def apply(self, manifest: JsonObject, *, field_manager: str = "kops-py") -> str:
+        """See KubeApi."""
+        with self._lock:
+            item = copy.deepcopy(manifest)
+            kind, metadata = item["kind"], item["metadata"]
+            if kind in _NAMESPACED:
+                metadata.setdefault("namespace", "default")
+            path = self.path_of(item)
+            self._enter("apply", path)
+            if path in self._objects:
+                self._merge(self._objects[path], item, path, strategic=False)
+                self._touch(self._objects[path])
+            else:
+                self._objects[path] = self._stamp(item)
+            return (
+                f"{kind} {metadata['namespace']}/{metadata['name']}"
+                if kind in _NAMESPACED
+                else (f"{kind} {metadata['name']}")
+            )
+
+    def close(self) -> None:
+        """See KubeApi."""
+        self.closed = True
+
+    # how it works
+
+    def _enter(self, verb: str, path: str) -> None:
+        self.calls.append((verb, path))
+        for position, (wanted, pattern, action) in enumerate(self._before):
+            if wanted in {verb, "*"} and pattern.search(path):
+                del self._before[position]
+                action()
+                break
+        for position, (wanted, pattern, error) in enumerate(self._faults):
+            if wanted in {verb, "*"} and pattern.search(path):
+                del self._faults[position]
+                raise error
+
+    def _found(self, path: str) -> JsonObject:
+        if path in self._objects:
+            return self._objects[path]
+        self._collection(path.rpartition("/")[0])
+        raise _error(404, "NotFound", path)
+
+    def _collection(self, path: str) -> str:
+        """Return the plural at the end of a collection's path; an unknown one fails the test."""
+        if path in _CLUSTER_WIDE.values():
+            return path.rpartition("/")[2]
+        for base, plural in _NAMESPACED.values():
+            if re.fullmatch(rf"{re.escape(base)}(/namespaces/[a-z0-9-]+)?/{plural}", path):
+                return plural
+        raise self._unexpected(f"unknown path {path}")
+
+    @staticmethod
+    def _is_in(where: str, path: str, plural: str) -> bool:
+        collection = where.rpartition("/")[0]
+        if collection == path:
+            return True
+        base = path.removesuffix(f"/{plural}")
+        return "/namespaces/" not in path and bool(
+            re.fullmatch(rf"{re.escape(base)}/namespaces/[a-z0-9-]+/{plural}", collection)
+        )
+
+    def _selected(self, item: JsonObject, params: Mapping[str, str]) -> bool:
+        labels = item["metadata"].get("labels") or {}
+        for term in filter(None, params.get("labelSelector", "").split(",")):
+            key, sign, value = term.partition("=")
+            if not re.fullmatch(r"[A-Za-z0-9./_-]+", key):
+                raise self._unexpected(f"labelSelector {term}")
+            if key not in labels or (sign and labels[key] != value.lstrip("=")):
+                return False
+        for term in filter(None, params.get("fieldSelector", "").split(",")):
+            key, sign, value = term.partition("=")
+            if not sign or key.endswith("!"):
+                raise self._unexpected(f"fieldSelector {term}")
+            found: Any = item
+            for part in key.split("."):
+                found = (found or {}).get(part)
+            if found != value.lstrip("="):
+                return False
+        return True
+
+    def _merge(self, target: JsonObject, patch: JsonObject, path: str, *, strategic: bool) -> None:
+        for key, value in patch.items():
+            if value is None:
+                target.pop(key, None)
+            elif isinstance(value, dict):
+                inner = target.get(key)
+                target[key] = inner = inner if isinstance(inner, dict) else {}
+                self._merge(inner, value, path, strategic=strategic)
+            elif isinstance(value, list) and strategic:
+                raise self._unexpected(f"strategic merge of the list {key} on {path}")
+            else:
+                target[key] = value
+
+    def _stamp(self, item: JsonObject) -> JsonObject:
+        if item.get("kind") == "Secret" and "stringData" in item:
+            texts = item.pop("stringData")
+            data = {k: base64.b64encode(v.encode()).decode() for k, v in texts.items()}
+            item["data"] = {**(item.get("data") or {}), **data}
+        metadata = item.setdefault("metadata", {})
+        metadata.setdefault("uid", f"uid-{next(self._uids)}")
+        metadata.setdefault("creationTimestamp", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        self._touch(item)
+        return item
+
+    def _touch(self, item: JsonObject) -> None:
+        item["metadata"]["resourceVersion"] = str(next(self._versions))
+
+    def _unexpected(self, text: str) -> UnexpectedCallError:
+        self.unexpected.append(text)
+        return UnexpectedCallError(text)
+
+
+def _error(status: int, reason: str, path: str) -> KubeError:
+    return KubeError(
+        f"the Kubernetes API answered {status} {reason}", where=path, why="fake", status=status, reason=reason
+    )
+
+
+def node(
+    name: str,
+    *,
+    ready: bool = True,
+    control_plane: bool = False,
+    ip: str = "10.0.0.1",
+    pod_cidr: str = "",
+    version: str = "v1.31.2",
+) -> JsonObject:
+    """Return a Node as a kubelet would have registered it."""
+    condition = {
+        "type": "Ready",
+        "status": "True" if ready else "False",
+        "reason": "KubeletReady" if ready else "KubeletNotReady",
+        "message": "kubelet is posting ready status" if ready else "PLEG is not healthy",
+    }
+    spec: JsonObject = {"podCIDR": pod_cidr} if pod_cidr else {}
+    if control_plane:
+        spec["taints"] = [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": name,
+            "labels": {"node-role.kubernetes.io/control-plane": ""} if control_plane else {},
+        },
+        "spec": spec,
+        "status": {
+            "conditions": [condition],
+            "addresses": [{"type": "Hostname", "address": name}, {"type": "InternalIP", "address": ip}],
+            "nodeInfo": {
+                "kubeletVersion": version,
+                "osImage": "Debian GNU/Linux 12 (bookworm)",
+                "kernelVersion": "6.1.0",
+                "containerRuntimeVersion": "containerd://1.6.20",
+            },
+        },
+    }
+
+
+def pod(
+    name: str,
+    *,
+    node: str = "",
+    ready: bool = True,
+    labels: Mapping[str, str] | None = None,
+    mirror: bool = False,
+    waiting: tuple[str, str] | None = None,
+) -> JsonObject:
+    """Return a Pod in kube-system; ``waiting`` is the reason and message of its container's wait."""
+    state: JsonObject = {"waiting": {"reason": waiting[0], "message": waiting[1]}} if waiting else {"running": {}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": "kube-system",
+            "labels": dict(labels or {}),
+            "annotations": {"kubernetes.io/config.mirror": "hash"} if mirror else {},
+        },
+        "spec": {"nodeName": node},
+        "status": {
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True" if ready and not waiting else "False"}],
+            "containerStatuses": [{"name": "main", "state": state}],
+        },
+    }

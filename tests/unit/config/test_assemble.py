@@ -1,0 +1,250 @@
+"""Both files together, with a listing of ours in place of Ansible's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kops_py.model.errors import ConfigError
+from kops_py.model.spec import Taint
+from tests.unit.config.files import Pair, checked, listing
+
+
+def change(tree: dict[str, Any], host: str, **variables: object) -> dict[str, Any]:
+    tree["_meta"]["hostvars"][host].update(variables)
+    return tree
+
+
+def errors(pair: Pair, tree: dict[str, Any]) -> list[ConfigError]:
+    with pytest.raises(ConfigError) as caught:
+        pair.load(tree)
+    return checked(caught.value)
+
+
+def test_a_good_pair(pair: Pair) -> None:
+    spec = pair.load(listing())
+    assert [h.name for h in spec.hosts] == ["cp-1", "cp-2", "cp-3", "worker-1", "lb-1"]
+    assert [h.name for h in spec.nodes] == ["cp-1", "cp-2", "cp-3", "worker-1"]
+    assert (str(spec.endpoint), spec.endpoint_external, spec.external_etcd) == ("192.0.2.41:6443", False, False)
+    third = spec.host("cp-3")
+    assert (third.address, third.node_ip, third.port, third.user) == (
+        "cp-3.example.com",
+        "10.1.0.13",
+        2222,
+        "admin",
+    )
+    worker = spec.host("worker-1")
+    assert dict(worker.labels) == {"disk": "ssd"}
+    assert worker.taints == (Taint("dedicated", "batch", "NoSchedule"),)
+    assert spec.host("cp-1").taints is None
+    assert spec.limit is None
+    assert "192.0.2.11" not in repr(spec.host("cp-2").variables)
+
+
+@pytest.mark.parametrize(
+    ("host", "variables", "place", "words"),
+    [
+        ("cp-1", {"ansible_host": "{{ x }}"}, "5:12", "ansible_host is a template"),
+        ("cp-1", {"ansible_host": {"__ansible_vault": "$ANSIBLE_VAULT;1.1"}}, "5:12", "is encrypted"),
+        ("cp-1", {"ansible_host": ["x"]}, "5:12", "must be text, this is a list"),
+        ("cp-1", {"ansible_host": ""}, "5:12", "is empty"),
+        ("cp-1", {"ansible_host": "a b"}, "5:12", "neither an IP address nor a host name"),
+        ("cp-1", {"ansible_host": "1.2.3.400"}, "5:12", "neither an IP address nor a host name"),
+        ("cp-1", {"ansible_host": "-oProxyCommand=x"}, "5:12", "neither an IP address nor a host name"),
+        ("cp-1", {"ansible_host": "cp.example.com"}, "5:12", "its IP address in the cluster is not known"),
+        ("cp-1", {"ansible_host": "127.0.0.1"}, "5:12", "its IP address in the cluster is not known"),
+        ("cp-2", {"ip": "x"}, "6:38", "ip is 'x', which is not an IP address"),
+        ("cp-2", {"ip": "fe80::1"}, "6:38", "other nodes cannot reach"),
+        ("cp-2", {"ip": "192.0.2.11"}, "6:38", "address in the cluster 192.0.2.11 is also that of cp-1"),
+        ("cp-2", {"ip": "10.244.3.4"}, "6:38", "inside the pod network 10.244.0.0/16"),
+        ("cp-2", {"ip": "10.96.0.20"}, "6:38", "inside the service network 10.96.0.0/12"),
+        ("cp-2", {"ip": "fd00::2"}, "6:38", "is not IPv4 as the first serviceSubnet is"),
+        ("cp-1", {"access_ip": "x"}, "5:5", "access_ip is 'x'"),
+        ("cp-3", {"ansible_port": 0}, "7:60", "ansible_port is '0'"),
+        ("cp-3", {"ansible_port": "22x"}, "7:60", "ansible_port is '22x'"),
+        ("cp-1", {"ansible_user": 1.5}, "3:5", "ansible_user must be text, this is a number"),
+        ("cp-1", {"ansible_connection": "winrm"}, "5:5", "ansible_connection is 'winrm'"),
+        ("cp-1", {"ansible_become_method": "su"}, "5:5", "ansible_become_method is 'su'"),
+        ("cp-1", {"ansible_become": "maybe"}, "5:5", "ansible_become must be true or false"),
+        ("worker-1", {"node_labels": "a b=c"}, "10:7", "label 'a b=c' is not valid"),
+        ("worker-1", {"node_labels": 3}, "10:7", "must be a map, this is a number"),
+        ("worker-1", {"node_labels": {"a": ["b"]}}, "10:7", "the value of label 'a' is a list"),
+        ("worker-1", {"node_taints": ["a=b:Sometimes"]}, "11:7", "taint 'a=b:Sometimes' is not valid"),
+        ("worker-1", {"node_taints": {"a": "b"}}, "11:7", "must be a list"),
+    ],
+)
+def test_mistakes_of_a_host(pair: Pair, host: str, variables: dict[str, object], place: str, words: str) -> None:
+    found = [e for e in errors(pair, change(listing(), host, **variables)) if words in e.what]
+    assert found, [str(e) for e in errors(pair, change(listing(), host, **variables))]
+    assert found[0].where == f"{pair.hosts}:{place}"
+    assert host in found[0].what
+
+
+def test_unsafe_texts_and_numbers_are_unwrapped(pair: Pair) -> None:
+    tree = change(listing(), "cp-1", ansible_host={"__ansible_unsafe": "192.0.2.99"}, ansible_port="2222")
+    assert (pair.load(tree).host("cp-1").address, pair.load(tree).host("cp-1").port) == ("192.0.2.99", 2222)
+
+
+@pytest.mark.parametrize(
+    ("variables", "become"),
+    [
+        ({}, True),
+        ({"ansible_user": "root"}, False),
+        ({"ansible_become": "no"}, False),
+        ({"ansible_become": True}, True),
+    ],
+)
+def test_become(pair: Pair, variables: dict[str, object], become: bool) -> None:
+    assert pair.load(change(listing(), "cp-1", **variables)).host("cp-1").become is become
+
+
+def test_labels_and_taints_as_texts(pair: Pair) -> None:
+    tree = change(listing(), "worker-1", node_labels="a=b, c=", node_taints="x:NoExecute")
+    worker = pair.load(change(tree, "worker-1")).host("worker-1")
+    assert dict(worker.labels) == {"a": "b", "c": ""}
+    assert worker.taints == (Taint("x", "", "NoExecute"),)
+    tree = change(listing(), "worker-1", node_labels={"a": True, "b": 1, "c": None})
+    assert dict(pair.load(tree).host("worker-1").labels) == {"a": "true", "b": "1", "c": ""}
+
+
+def test_taints_of_control_planes(pair: Pair) -> None:
+    tree = change(listing(), "cp-1", node_taints=["x:NoExecute"])
+    tree["kube_node"]["hosts"].append("cp-2")
+    spec = pair.load(tree)
+    own = Taint("node-role.kubernetes.io/control-plane", "", "NoSchedule")
+    assert spec.host("cp-1").taints == (own, Taint("x", "", "NoExecute"))
+    assert spec.host("cp-2").taints == ()
+    assert spec.host("cp-3").taints is None
+    assert not spec.host("cp-2").is_worker
+
+
+def test_old_group_names(pair: Pair) -> None:
+    tree = listing()
+    tree["kube-master"], tree["kube-node"] = tree.pop("kube_control_plane"), tree.pop("kube_node")
+    tree["etcd"] = {"children": ["kube-master"]}
+    assert [h.name for h in pair.load(tree).workers] == ["worker-1"]
+
+
+def test_no_control_plane(pair: Pair) -> None:
+    tree = listing()
+    tree["kube_control_plane"]["hosts"] = []
+    found = errors(pair, tree)
+    assert ("kube_control_plane has no host" in found[0].what, found[0].where) == (True, f"{pair.hosts}:14:5")
+
+
+class TestEndpoint:
+    def given(self, pair: Pair, text: str) -> None:
+        pair.change("certSANs:", f"controlPlaneEndpoint: {text}\ncertSANs:")
+
+    def test_only_control_plane(self, pair: Pair) -> None:
+        tree = listing()
+        tree["kube_control_plane"]["hosts"] = ["cp-2"]
+        del tree["load_balancer"]
+        spec = pair.load(tree)
+        assert (str(spec.endpoint), spec.endpoint_external) == ("10.1.0.12:6443", False)
+
+    def test_balancer_on_a_control_plane(self, pair: Pair) -> None:
+        tree = listing()
+        tree["load_balancer"]["hosts"] = ["cp-2"]
+        assert str(pair.load(tree).endpoint) == "10.1.0.12:8443"
+
+    def test_given(self, pair: Pair) -> None:
+        self.given(pair, "api.example.com:443")
+        spec = pair.load(listing())
+        assert (str(spec.endpoint), spec.endpoint_external) == ("api.example.com:443", True)
+
+    def test_given_and_one_of_our_balancers(self, pair: Pair) -> None:
+        self.given(pair, "192.0.2.41:443")
+        assert pair.load(listing()).endpoint_external is False
+
+    def test_several_control_planes_need_one(self, pair: Pair) -> None:
+        tree = listing()
+        del tree["load_balancer"]
+        found = errors(pair, tree)[0]
+        assert "3 control planes and no endpoint" in found.what
+        assert found.where == f"{pair.hosts}:14:5"
+        assert "load_balancer" in found.hint
+        assert "controlPlaneEndpoint" in found.hint
+
+    @pytest.mark.parametrize("text", ["192.0.2.12", "10.1.0.12:6443", "cp-2:7000"])
+    def test_none_of_several_control_planes(self, pair: Pair, text: str) -> None:
+        self.given(pair, text)
+        found = errors(pair, listing())[0]
+        assert "is the control plane cp-2" in found.what
+        assert found.where == f"{pair.cluster}:19:23"
+
+    def test_the_api_server_of_a_balancer(self, pair: Pair) -> None:
+        self.given(pair, "10.1.0.12:6443")
+        tree = listing()
+        tree["load_balancer"]["hosts"] = ["cp-2"]
+        assert "not the balancer on it" in errors(pair, tree)[0].what
+
+    def test_inside_a_cluster_network(self, pair: Pair) -> None:
+        self.given(pair, "10.244.0.9")
+        assert "inside the pod network" in errors(pair, listing())[0].what
+
+
+class TestEtcd:
+    def topology(self, pair: Pair, text: str) -> None:
+        pair.change("etcd: {topology: stacked}", text)
+
+    @pytest.mark.parametrize(
+        ("group", "external"),
+        [([], False), (["cp-1", "cp-2", "cp-3"], False), (["cp-1"], True), (["cp-1", "worker-1", "lb-1"], True)],
+    )
+    def test_not_said(self, pair: Pair, group: list[str], external: bool) -> None:
+        self.topology(pair, "etcd: {}")
+        tree = listing()
+        tree["etcd"] = {"hosts": group}
+        assert pair.load(tree).external_etcd is external
+
+    def test_external_needs_members(self, pair: Pair) -> None:
+        self.topology(pair, "etcd: {topology: external}")
+        tree = listing()
+        del tree["etcd"]
+        found = errors(pair, tree)[0]
+        assert "the group etcd of the inventory has no host" in found.what
+        assert found.where == f"{pair.cluster}:25:18"
+
+    def test_stacked_with_other_members(self, pair: Pair) -> None:
+        tree = listing()
+        tree["etcd"] = {"hosts": ["cp-1", "cp-2", "worker-1"]}
+        assert [e.what.split(" ")[1] for e in errors(pair, tree)] == ["worker-1", "cp-3"] or len(
+            errors(pair, tree)
+        ) == 2
+
+    def test_member_names(self, pair: Pair) -> None:
+        tree = change(listing(), "cp-1", etcd_member_name="etcd1")
+        assert pair.load(tree).host("cp-1").etcd_member_name == "etcd1"
+        assert "also that of cp-1" in errors(pair, change(tree, "cp-2", etcd_member_name="etcd1"))[0].what
+
+
+@pytest.mark.parametrize(
+    ("limit", "names"),
+    [
+        ("cp-1", {"cp-1"}),
+        ("cp-*", {"cp-1", "cp-2", "cp-3"}),
+        ("kube_control_plane,!cp-3", {"cp-1", "cp-2"}),
+        ("!kube-master", {"worker-1", "lb-1"}),
+        ("etcd , lb-1", {"cp-1", "cp-2", "cp-3", "lb-1"}),
+        ("all", {"cp-1", "cp-2", "cp-3", "worker-1", "lb-1"}),
+    ],
+)
+def test_limit(pair: Pair, limit: str, names: set[str]) -> None:
+    spec = pair.load(listing(), limit)
+    assert spec.limit == names
+    assert len(spec.hosts) == 5
+
+
+@pytest.mark.parametrize(("limit", "words"), [("cp-9", "no host and no group"), ("cp-1,!all", "leaves no host")])
+def test_bad_limit(pair: Pair, limit: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        pair.load(listing(), limit)
+    assert caught.value.where.startswith("--limit")
+
+
+def test_paths_are_absolute(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(pair.hosts.parent)
+    spec = Pair(Path("hosts.yaml"), Path("cluster.yaml")).load(listing())
+    assert spec.inventory_path == pair.hosts
+    assert spec.cluster_path == pair.cluster
