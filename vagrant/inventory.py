@@ -1,6 +1,6 @@
 """Write a kops-py inventory and cluster.yaml for running Vagrant machines.
 
-    vagrant ssh-config | python inventory.py --output ../inventories/vagrant
+    vagrant ssh-config | python inventory.py --output inventory
 
 kops-py reaches the machines as ``vagrant ssh`` does; the cluster uses the private network of machines.yaml.
 """

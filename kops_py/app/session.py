@@ -98,9 +98,9 @@ class Session:
 
     def probe(self, facts: Facts) -> ProbeResults:
         """Probe between hosts and towards the sources of packages and images; changes nothing."""
-        from kops_py.observe.host_probes import probe_hosts
+        from kops_py.observe.host_probes import run_probes
 
-        return probe_hosts(self.fleet, self.spec, facts.hosts, cancel=self.cancel)
+        return run_probes(self.fleet, self.spec, facts.hosts, cancel=self.cancel)
 
     def become_password(self) -> str | None:
         """Return the sudo password, resolved once; raises ConfigError."""

@@ -1,7 +1,7 @@
 """The ``kops-py`` program: its commands, and the one place where errors become text and exit codes.
 
-Commands are imported when they are called; their one-line help stands in the table here so that ``--help`` need not
-import any of them.
+Commands are imported when they are called; their one-line help stands in the table here so that ``--help`` need
+not import any of them.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def plan_options(command: F) -> F:
         click.option("-y", "--yes", is_flag=True, help="do not ask; needed without a terminal"),
         click.option("--plan-digest", metavar="DIGEST", default="", help="run this plan and refuse any other"),
         click.option(
-            "--plan", "plan_only", is_flag=True, help="show what would run (exit code 20: there is something)"
+            "--plan", "plan_only", is_flag=True, help="show what would run; exit code 20 if anything"
         ),
         click.option("--limit", metavar="HOST,...", default="", help="act on these hosts only"),
     ):
@@ -107,7 +107,7 @@ def settings_from(**given: Any) -> Settings:
 
 @contextmanager
 def event_output(output: str, *, verbose: bool = False, events_file: Path | None = None) -> Iterator[Emit]:
-    """Give the events of a command to whoever asked: a console on standard error, JSON lines on standard output."""
+    """Give the events of a command to a console on standard error or as JSON lines to standard output."""
     from kops_py.report.bus import EventBus
     from kops_py.report.console import Subscriber, make_console
     from kops_py.report.jsonl import JsonFile, JsonLines

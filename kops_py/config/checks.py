@@ -183,11 +183,11 @@ def choose_limit(text: str, members_of: Callable[[str], list[str]], hosts: tuple
     names = [host.name for host in hosts]
     words = [word.strip() for word in text.split(",") if word.strip()]
     problems = Problems()
-    place = Place("--limit")
+    place = Place("--limit", 0)
     chosen = set() if any(not word.startswith("!") for word in words) else set(names)
     for word in words:
         wanted = word.removeprefix("!")
-        groups = [name for name, meant in GROUP_NAMES.items() if wanted in (name, str(meant))] or [wanted]
+        groups = group_names(GROUP_NAMES[wanted]) if wanted in GROUP_NAMES else [wanted]
         members = {member for group in groups for member in members_of(group)}
         found = {name for name in names if fnmatchcase(name, wanted) or name in members or wanted == "all"}
         if not found:

@@ -76,8 +76,9 @@ class _HostReader:
         self._problems = problems
 
     def read(self, groups: frozenset[str], default_taints: tuple[str, ...]) -> HostSpec | None:
-        """Return the host, or None when no address of it can be told."""
-        check_node_name(self._name, self._index.place_of(self._name), self._problems)
+        """Return the host, or None when it has no usable name or address."""
+        if not check_node_name(self._name, self._index.place_of(self._name), self._problems):
+            return None
         address = self._address()
         node_ip = self._node_ip(address)
         access_ip = self._ip("access_ip")

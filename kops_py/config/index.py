@@ -125,11 +125,13 @@ class Index:
         return [*found, "all"]
 
 
-def check_node_name(name: str, place: Place, problems: Problems) -> None:
-    """Note a name that cannot be the name of a Kubernetes node."""
-    if not is_dns_name(name):
+def check_node_name(name: str, place: Place, problems: Problems) -> bool:
+    """Note a name that cannot be the name of a Kubernetes node; whether it can be one."""
+    good = is_dns_name(name)
+    if not good:
         problems.add(
             place,
             f"{show(name)} cannot be a node's name",
             hint="lower-case letters, digits, - and . only, as in node-1; put the address into ansible_host",
         )
+    return good

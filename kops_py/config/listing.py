@@ -18,6 +18,7 @@ from kops_py.config.sources import Files
 Listing = dict[str, Any]
 
 _DEADLINE_S = 30.0
+_LONGEST_MESSAGE = 400
 _ORIGIN = re.compile(r"^Origin: (?P<file>/.*?)(?::(?P<line>\d+))?(?::(?P<column>\d+))?$")
 _MESSAGE = re.compile(r"^(?:\[(?:ERROR|WARNING)\]: |ERROR! )(?P<text>.*)$")
 _GENERAL = re.compile(
@@ -111,7 +112,7 @@ def _tell(err: str, status: int, files: Files, start: Place, problems: Problems)
         if message is not None:
             if text:
                 problems.add(start, "Ansible cannot read the inventory", why=text, hint=hint)
-            text = _QUOTED_INPUT.sub("", message["text"])
+            text = _clean(_QUOTED_INPUT.sub("", message["text"]))
             if _GENERAL.search(text):
                 general, text = text, ""
         elif origin is not None and text:
@@ -123,6 +124,11 @@ def _tell(err: str, status: int, files: Files, start: Place, problems: Problems)
     if not problems:
         problems.add(start, "Ansible cannot read the inventory", why=general or f"exit status {status}", hint=hint)
     problems.raise_if_any()
+
+
+def _clean(text: str) -> str:
+    """Return a message without anything that could act on a terminal, and not longer than a person reads."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:_LONGEST_MESSAGE]
 
 
 def _as_given(file: str, files: Files) -> str:

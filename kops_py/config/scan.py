@@ -251,7 +251,7 @@ class _IniScan:
             return
         for token in tokens[1:]:
             name, equals, value = token.partition("=")
-            at = Place(place.file, place.line, place.column + max(line.find(name, len(tokens[0])), 0))
+            at = Place(place.file, place.line, place.column + max(line.find(f"{name}{equals}", len(tokens[0])), 0))
             if not equals or not name:
                 # The word itself is not shown: it may be half of a password with a blank in it.
                 self._problems.add(

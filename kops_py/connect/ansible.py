@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 from kops_py.connect.ansible_events import EventCollector
 from kops_py.connect.ansible_files import PrivateFolder, environment, make_folder, write_input
+from kops_py.connect.ansible_processes import end_children
 from kops_py.connect.base import AnsibleResult, Cancel, OnTask
 from kops_py.connect.resources import data_dir
 from kops_py.model.errors import AnsibleError
@@ -174,6 +176,15 @@ def _make_runner(
     """
     from ansible_runner import Runner, RunnerConfig
 
+    class WholeTreeRunner(Runner):  # type: ignore[misc]
+        """Ends the workers, too: since ansible-core 2.19 each is in a session of its own.
+
+        ``kill_container`` is what ansible-runner calls on itself right before it ends ansible-playbook.
+        """
+
+        def kill_container(self) -> None:
+            end_children(str(folder.inventory))
+
     config = RunnerConfig(
         private_data_dir=str(folder.path),
         project_dir=str(playbook.parent),
@@ -197,7 +208,7 @@ def _make_runner(
         if status["status"] == "running":  # the file holds the whole environment, secrets of the caller included
             Path(runner_config.artifact_dir, "command").unlink(missing_ok=True)
 
-    return Runner(
+    return WholeTreeRunner(
         config,
         event_handler=collector.handle,
         status_handler=forget_command,
@@ -206,8 +217,6 @@ def _make_runner(
 
 
 def _quoted(path: Path) -> str:
-    import shlex
-
     return shlex.quote(str(path))
 
 

@@ -68,6 +68,8 @@ class PrivateFolder:
         for name in ("job_events", "command", "fact_cache"):
             for leftover in self.artifacts.glob(f"*/{name}"):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        for artifact in self.artifacts.glob("*/*"):  # ansible-runner leaves some of them to the umask
+            artifact.chmod(0o700 if artifact.is_dir() else 0o600)
         shutil.rmtree(self.path / "tmp", ignore_errors=True)
         _end_ssh_masters(self.control_path_dir)
         shutil.rmtree(self.control_path_dir, ignore_errors=True)
@@ -164,6 +166,8 @@ def _host_entry(
     entry["ansible_host"] = host.address
     entry["ansible_port"] = host.port
     entry["ansible_become"] = host.become
+    if host.connection == "local":
+        entry["ansible_connection"] = "local"
     if host.user is not None:
         entry["ansible_user"] = host.user
     if host.key_file is not None:

@@ -84,13 +84,14 @@ class RestKubeApi:
         self._kinds: dict[str, dict[str, JsonObject]] = {}
         self._new_kinds: set[tuple[str, str]] = set()
         self._kinds_lock = threading.Lock()
+        self._closed = False
 
     def is_ready(self, timeout_s: float = 5.0) -> bool:
         """Whether /readyz answers ok, asked once; never raises KubeError."""
         self._cancel.check()
         try:
             status, body, _ = self._exchange("GET", self._server + "/readyz", None, "", timeout_s)
-        except _transport_errors():
+        except (KubeError, *_transport_errors()):
             return False
         return status == 200 and body.strip() == b"ok"
 
@@ -212,7 +213,8 @@ class RestKubeApi:
         return shown
 
     def close(self) -> None:
-        """Close connections and remove anything written to disk for them."""
+        """Close connections and remove anything written to disk for them; calls fail from then on."""
+        self._closed = True
         self._pool.clear()
         self._secrets.close()
 
@@ -312,6 +314,9 @@ class RestKubeApi:
         """Send one request over one connection and read its answer, all within ``limit_s``."""
         import urllib3
 
+        if self._closed:
+            # the key's file descriptor may be another file's by now
+            raise KubeError("this connection to the Kubernetes API was closed", where=self._server)
         deadline = time.monotonic() + limit_s
         headers = {"Accept": "application/json, */*", "User-Agent": "kops-py"}
         if data is not None:

@@ -86,12 +86,13 @@ class ClusterLease:
     ``holder`` is unique to this run (``user@host pid run-id``), ``detail`` what others are shown (``command``).
     ``lost`` is True after ``ttl_s`` seconds without a renewal and once somebody else took over; ``on_lost`` is
     then called with the reason, from the renewing thread, once per loss. When only the API was away and nobody
-    took over, renewing goes on and ``lost`` turns False again with the first success.
+    took over, renewing goes on and ``lost`` turns False again with the first success. ``api`` may be a function that
+    returns a working connection, for those who change connections while the lock is held.
     """
 
     def __init__(
         self,
-        api: KubeApi,
+        api: KubeApi | Callable[[], KubeApi],
         holder: str,
         detail: Mapping[str, str],
         ttl_s: float = 30.0,
@@ -101,7 +102,7 @@ class ClusterLease:
         cancel: Cancel | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
-        self._api = api
+        self._connection = api
         self._holder = holder
         self._detail = dict(detail)
         self._ttl_s = ttl_s
@@ -113,6 +114,10 @@ class ClusterLease:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._lost = threading.Event()
+
+    @property
+    def _api(self) -> KubeApi:
+        return self._connection() if callable(self._connection) else self._connection
 
     @property
     def lost(self) -> bool:

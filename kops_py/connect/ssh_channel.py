@@ -1,11 +1,11 @@
 """One command on an open connection: everything in and out without a deadlock, and an end that is always reached.
 
 The caller's thread opens the channel and reads both streams as they come; a second one sends standard input when
-there is much of it. paramiko's file objects are not used: reading them one after the other blocks for ever once the
-other stream's 2 MiB window is full, and collecting the stdin file can block the transport.
+there is much of it. paramiko's file objects are not used: reading them one after the other blocks for ever once
+the other stream's 2 MiB window is full, and collecting the stdin file can block the transport.
 
 Limits and cancel are looked at between reads. Inside paramiko a call may hang on a stalled network without a limit
-(the answer to "exec", a window update into a full socket): one watchdog for all connections then closes the socket.
+(the answer to "exec", a window update into a full socket): one watchdog of the fleet then closes the connection.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class ChannelCommand:
         return b"".join(self._err)
 
     def run(self, watchdog: Watchdog) -> None:
-        """Run the command to its end; raises the errors of this file, CancelledError, or what the caller's raised."""
+        """Run the command to its end; raises the errors of this file, CancelledError, or the caller's own."""
         failure: Exception | None = None
         with watchdog.watching(self):
             try:
@@ -233,7 +233,7 @@ class ChannelCommand:
                 piece = next(pieces, b"")
             except Exception as e:  # noqa: BLE001 - reading the caller's stream may raise anything
                 self.callers_failure = e
-                self._stop = self._stop or _Stop.INPUT
+                self._stop = _Stop.INPUT
                 return
             try:
                 if not piece:

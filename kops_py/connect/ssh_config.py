@@ -260,25 +260,38 @@ class Resolver:
             family={"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(
                 get("addressfamily").lower(), socket.AF_UNSPEC
             ),
-            via=self._via(label, get("proxyjump"), found.get("proxycommand"), text, (*seen, destination)),
+            via=self._via(
+                label,
+                get("proxyjump"),
+                found.get("proxycommand"),
+                text,
+                seen or (destination,),
+                (destination, port),
+            ),
         )
 
     def _via(
-        self, label: str, jump: str, command: str | None, text: str, seen: tuple[str, ...]
+        self,
+        label: str,
+        jump: str,
+        command: str | None,
+        text: str,
+        seen: tuple[str, ...],
+        itself: tuple[str, int],
     ) -> Target | str | None:
         if not jump or jump.lower() == "none":
             return None if jump or not command or command.lower() == "none" else str(command)
         via: Target | None = None
         for number, hop in enumerate(jump.split(",")):
             user, host, port = _split_hop(hop.strip(), label)
-            if host == seen[-1] and number == 0:
+            if number == 0 and (host, int(port or itself[1])) == itself:
                 return None  # a "Host *" block that names its own jump host
-            if host in seen:
-                raise ConfigError("the jump hosts lead in a circle", where=label, why=" -> ".join((*seen, host)))
+            if hop in seen:
+                raise ConfigError("the jump hosts lead in a circle", where=label, why=" -> ".join((*seen, hop)))
             options = [("User", user)] * bool(user) + [("Port", port)] * bool(port)
             if number:
                 options.append(("ProxyJump", "none"))
-            reached = self._target(f"{label} (jump host {host})", host, text, options, None, seen)
+            reached = self._target(f"{label} (jump host {host})", host, text, options, None, (*seen, hop))
             via = _replace_via(reached, via) if number else reached
         return via
 

@@ -99,7 +99,7 @@ class HostFacts:
     resolves_hostname: frozenset[str] = frozenset()
     """Addresses the host's own name resolves to on it."""
     services: frozenset[str] = frozenset()
-    """systemd units that are active, of those preflight asks for (firewalld, chrony, docker ...), as ``name.type``."""
+    """systemd units that are active, of those preflight asks for: firewalld.service, chrony.service ..."""
     runtime_sockets: frozenset[str] = frozenset()
     """Sockets of container runtimes that are there: containerd, docker, cri-dockerd, crio."""
     leftovers: frozenset[str] = frozenset()

@@ -72,8 +72,12 @@ if sockets:
             c.close()
 """
 
+# Returns when the listener is gone, so that its port is free; looks again 20 times a second, for 2 s at most.
 _STOP = r"""
-if [ -r "/proc/$1/cmdline" ] && tr '\0' ' ' <"/proc/$1/cmdline" | grep -q -- "$2"; then kill "$1"; fi
+is_ours() { [ -r "/proc/$1/cmdline" ] && tr '\0' ' ' <"/proc/$1/cmdline" | grep -q -- "$2"; }
+if is_ours "$@"; then kill "$1"; fi
+looks=0
+while is_ours "$@" && [ "$looks" -lt 40 ]; do looks=$((looks + 1)); sleep 0.05; done
 """
 
 _CONNECT_PYTHON = r"""

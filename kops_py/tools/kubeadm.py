@@ -7,6 +7,7 @@ file, because kubeadm does not mix ``--config`` with most flags and because a se
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
@@ -36,6 +37,7 @@ ETCD_CA = "/etc/kubernetes/pki/etcd/ca.crt"
 ETCD_CLIENT_CERT = "/etc/kubernetes/pki/apiserver-etcd-client.crt"
 ETCD_CLIENT_KEY = "/etc/kubernetes/pki/apiserver-etcd-client.key"
 
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 # Labels a kubelet may give its own node: upstream's k8s.io/kubelet/pkg/apis/well_known_labels.go, enforced by the
@@ -445,16 +447,44 @@ def new_certificate_key() -> str:
 def ca_cert_hash(ca_pem: bytes) -> str:
     """Return the pin of the cluster CA, ``sha256:`` and the digest of its DER public key (SubjectPublicKeyInfo).
 
-    Raises ValueError when the bytes do not hold a PEM certificate. The first certificate counts.
+    The first certificate counts. Raises ValueError when there is none. Read without an X.509 library on purpose:
+    old kubeadms gave their CAs the serial number 0, which libraries are about to refuse (RFC 5280, 4.1.2.2).
     """
     import hashlib
+    import ssl
 
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-    from cryptography.x509 import load_pem_x509_certificate
+    match = _CERTIFICATE.search(ca_pem.decode("ascii", "replace"))
+    if match is None:
+        raise ValueError("there is no PEM certificate")
+    try:
+        return f"sha256:{hashlib.sha256(_public_key_info(ssl.PEM_cert_to_DER_cert(match[0]))).hexdigest()}"
+    except (IndexError, ValueError) as error:
+        raise ValueError("the certificate cannot be read") from error
 
-    key = load_pem_x509_certificate(ca_pem).public_key()
-    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return f"sha256:{hashlib.sha256(der).hexdigest()}"
+
+def _public_key_info(der: bytes) -> bytes:
+    """Return the encoded SubjectPublicKeyInfo of a DER certificate (RFC 5280, 4.1)."""
+    _, start, _ = _der_value(der, 0)
+    _, position, end = _der_value(der, start)
+    tag, _, after = _der_value(der, position)
+    position = after if tag == 0xA0 else position  # the version is left out in version 1
+    for _ in ("serialNumber", "signature", "issuer", "validity", "subject"):
+        _, _, position = _der_value(der, position)
+    tag, _, after = _der_value(der, position)
+    if tag != 0x30 or after > end:
+        raise ValueError("no public key where it should be")
+    return der[position:after]
+
+
+def _der_value(der: bytes, position: int) -> tuple[int, int, int]:
+    """Return the tag of the DER value at a position, where its content begins and where it ends."""
+    tag, length, start = der[position], der[position + 1], position + 2
+    if length >= 0x80:
+        octets = length & 0x7F
+        length, start = int.from_bytes(der[start : start + octets], "big"), start + octets
+    if start + length > len(der):
+        raise ValueError("the certificate is cut off")
+    return tag, start, start + length
 
 
 def _random_text(length: int) -> str:

@@ -9,7 +9,7 @@ import os
 import secrets
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from kops_py.model.errors import ConfigError
 
@@ -161,16 +161,14 @@ def _read(data: bytes, what: str) -> dict[str, Any]:
 
 @cache
 def _loader() -> Any:
-    """Return a safe YAML loader that leaves dates as the text they are, so that they are written back unchanged."""
+    """Return a safe YAML loader that leaves dates as the text they are, to be written back unchanged."""
     import yaml
 
-    class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers: ClassVar[dict[str | None, list[tuple[str, Any]]]] = {
-            first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-
-    return Loader
+    resolvers = {
+        first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return type("Loader", (yaml.SafeLoader,), {"yaml_implicit_resolvers": resolvers})
 
 
 def _entries(config: dict[str, Any], section: str, what: str) -> list[dict[str, Any]]:

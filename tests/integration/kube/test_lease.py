@@ -117,6 +117,7 @@ def test_the_lock_of_a_killed_process_of_this_machine_is_free_at_once(api: KubeA
     with pytest.raises(LockedError):
         second.acquire()
     child.kill()
+    child.wait()
     began = time.monotonic()
     with second:
         assert time.monotonic() - began < 5

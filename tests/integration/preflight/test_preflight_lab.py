@@ -20,12 +20,14 @@ from kops_py.model.errors import SudoError, UnreachableError
 from kops_py.model.facts import Facts, JobState
 from kops_py.model.finding import Finding, Severity, blocking
 from kops_py.model.preflight import Reach
+from kops_py.model.spec import ClusterSpec
 from kops_py.observe.host import observe_hosts
+from kops_py.observe.host_probes import run_probes
 from kops_py.observe.network import LIFETIME_S, probe_network
 from kops_py.runbooks.preflight import preflight
 from tests.integration.preflight.conftest import Bed
 from tests.lab import Node
-from tests.lab.config import USER_WITHOUT_SUDO
+from tests.lab.config import SUDO_PASSWORD, USER_WITH_PASSWORD, USER_WITHOUT_SUDO
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab-preflight")]
 
@@ -53,6 +55,23 @@ def rule(node: Node, *rules: str) -> Iterator[None]:
             node.exec(f"iptables -w -D INPUT {text}")
 
 
+@contextmanager
+def as_user(bed: Bed, name: str, user: str) -> Iterator[tuple[SshFleet, ClusterSpec]]:
+    """Connections where one host is logged in to as another user."""
+    hosts = tuple(dataclasses.replace(h, user=user) if h.name == name else h for h in bed.spec.hosts)
+    fleet = SshFleet(
+        hosts,
+        settings=bed.spec.ssh,
+        become_password=lambda: SUDO_PASSWORD,
+        known_hosts=bed.lab.known_hosts,
+        ssh_config=Path(os.devnull),
+    )
+    try:
+        yield fleet, dataclasses.replace(bed.spec, hosts=hosts)
+    finally:
+        fleet.close()
+
+
 def of(findings: tuple[Finding, ...], name: str) -> list[Finding]:
     return [f for f in findings if f.id == name]
 
@@ -62,8 +81,8 @@ def processes(node: Node) -> str:
 
 
 def files(node: Node) -> set[str]:
-    listed = node.exec("find / -xdev -printf '%p %T@ %s\n' 2>/dev/null; find /var/lib/etcd /var/lib/containerd").stdout
-    return {line for line in listed.splitlines() if not re.match(RESTLESS, line)}
+    command = "find / -xdev -printf '%p %T@ %s\n' 2>/dev/null; find /var/lib/etcd /var/lib/containerd"
+    return {line for line in node.exec(command).stdout.splitlines() if not re.match(RESTLESS, line)}
 
 
 def test_healthy_systems_have_no_errors_within_the_time_goal(bed: Bed) -> None:
@@ -77,7 +96,7 @@ def test_healthy_systems_have_no_errors_within_the_time_goal(bed: Bed) -> None:
 
 def test_facts_are_those_of_the_system(bed: Bed) -> None:
     node = bed.nodes["n1"]
-    node.exec("mkdir -p /etc/kops-py /var/lib/kops-py/jobs/done /var/lib/kops-py/jobs/lost /var/lib/kops-py/jobs/busy")
+    node.exec("mkdir -p /etc/kops-py; cd /; for j in done lost busy; do mkdir -p var/lib/kops-py/jobs/$j; done")
     node.exec("echo 0 >/var/lib/kops-py/jobs/done/rc; echo '{\"digest\": \"abc\"}' >/etc/kops-py/prepared.json")
     node.exec("systemd-run --unit kops-py-busy sleep 60")
     try:
@@ -130,7 +149,8 @@ def test_listeners_end_by_themselves_when_kops_py_is_killed(bed: Bed) -> None:
         "lab = Lab(sys.argv[1])\n"
         "addresses = dict(pair.split('=') for pair in sys.argv[2:])\n"
         "spec = make_spec(lab, addresses, repository='http://127.0.0.1:1')\n"
-        "fleet = SshFleet(spec.hosts, settings=spec.ssh, known_hosts=lab.known_hosts, ssh_config=Path(os.devnull))\n"
+        "known, none = lab.known_hosts, Path(os.devnull)\n"
+        "fleet = SshFleet(spec.hosts, settings=spec.ssh, known_hosts=known, ssh_config=none)\n"
         "network._Probing.connect = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "network.probe_network(fleet, spec, observe_hosts(fleet, spec))\n"
     )
@@ -140,8 +160,11 @@ def test_listeners_end_by_themselves_when_kops_py_is_killed(bed: Bed) -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, timeout=60)
     assert done.returncode == -signal.SIGKILL
     assert any("kops-py-probe" in processes(node) for node in bed.nodes.values())
-    for node in bed.nodes.values():
-        wait_for(lambda n=node: "kops-py-probe" not in processes(n), "the listeners to end", LIFETIME_S + 5)  # type: ignore[misc]
+
+    def gone() -> bool:
+        return not any("kops-py-probe" in processes(node) for node in bed.nodes.values())
+
+    wait_for(gone, "the listeners to end", LIFETIME_S + 5)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +233,8 @@ def test_repository_that_is_not_there(bed: Bed) -> None:
     kubernetes = dataclasses.replace(bed.spec.kubernetes, repository=bed.spec.kubernetes.repository + "/nowhere")
     spec = dataclasses.replace(bed.spec, kubernetes=kubernetes)
     hosts = bed.hosts()
-    found = of(preflight(spec, Facts(hosts), Bed(bed.lab, spec, bed.fleet).probes(hosts)), "repository-unreachable")
+    probes = Bed(bed.lab, spec, bed.fleet).probes(hosts)
+    found = of(preflight(spec, Facts(hosts), probes), "repository-unreachable")
     assert {f.node for f in found} == {"n1", "n2", "n3"}
     assert all("HTTP 404" in f.message for f in found)
 
@@ -223,15 +247,29 @@ def test_name_that_does_not_resolve(bed: Bed) -> None:
 
 
 def test_login_without_sudo(bed: Bed) -> None:
-    hosts = tuple(dataclasses.replace(h, user=USER_WITHOUT_SUDO) if h.name == "n2" else h for h in bed.spec.hosts)
-    spec = dataclasses.replace(bed.spec, hosts=hosts)
-    fleet = SshFleet(hosts, settings=spec.ssh, known_hosts=bed.lab.known_hosts, ssh_config=Path(os.devnull))
-    try:
+    with as_user(bed, "n2", USER_WITHOUT_SUDO) as (fleet, spec):
         facts = observe_hosts(fleet, spec)
-    finally:
-        fleet.close()
     assert isinstance(facts["n2"].problem, SudoError)
     assert [f.id for f in preflight(spec, Facts(facts)) if f.node == "n2"] == ["sudo"]
+
+
+def test_sudo_with_a_password_and_on_a_terminal_of_its_own(bed: Bed) -> None:
+    node = bed.nodes["n2"]
+    node.exec("echo 'Defaults use_pty' >/etc/sudoers.d/zz-pty")
+    try:
+        with as_user(bed, "n2", USER_WITH_PASSWORD) as (fleet, spec):
+            hosts = observe_hosts(fleet, spec)
+            probes = run_probes(fleet, spec, hosts)
+    finally:
+        node.exec("rm /etc/sudoers.d/zz-pty")
+    assert hosts["n2"].problem is None
+    assert hosts["n2"].sudo
+    assert probes.problems == {}
+    assert {(p.source, p.target) for p in probes.ports if p.port == 10250} == {
+        (a, b) for a in ("n1", "n2", "n3") for b in ("n1", "n2", "n3") if a != b
+    }
+    assert blocking(preflight(spec, Facts(hosts), probes)) == ()
+    assert "kops-py" not in processes(node)
 
 
 @pytest.mark.parametrize("fault", ["cut", "drop"])

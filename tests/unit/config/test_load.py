@@ -60,7 +60,8 @@ def test_directory_inventory_with_a_script_and_vaulted_values(tmp_path: Path) ->
     pair.change("  images: ./images\n", "")
     script = tmp_path / "20-dynamic"
     script.write_text(
-        '#!/bin/sh\necho \'{"kube_node": {"hosts": ["w-2"]}, "_meta": {"hostvars": {"w-2": {"ip": "192.0.2.22"}}}}\'\n'
+        '#!/bin/sh\necho \'{"kube_node": {"hosts": ["w-2"]}, \'\n'
+        'echo \'"_meta": {"hostvars": {"w-2": {"ip": "192.0.2.22"}}}}\'\n'
     )
     script.chmod(0o755)
     (tmp_path / "group_vars").mkdir()

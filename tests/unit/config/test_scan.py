@@ -22,7 +22,7 @@ def test_places_of_hosts_groups_and_variables(pair: Pair) -> None:
     assert str(index.place_of("cp-2", "ip")) == f"{pair.hosts}:6:38"
     assert str(index.place_of("cp-2", "ansible_user")) == f"{pair.hosts}:3:5"
     assert str(index.place_of_group("kube-master", "kube_control_plane")) == f"{pair.hosts}:14:5"
-    assert str(index.place_in_group("cp-2", ["etcd"])) == f"{pair.hosts}:15:22"
+    assert str(index.place_in_group("cp-2", ["etcd"])) == f"{pair.hosts}:15:23"
 
 
 def test_places_in_ini(ini: Pair) -> None:
@@ -30,20 +30,20 @@ def test_places_in_ini(ini: Pair) -> None:
     assert str(index.place_of("cp-1")) == f"{ini.hosts}:3:1"
     assert str(index.place_of("cp-1", "ip")) == f"{ini.hosts}:3:30"
     assert str(index.place_of("worker-1", "ansible_user")) == f"{ini.hosts}:8:1"
-    assert str(index.place_of("lb-1")) == f"{ini.hosts}:18:1"
+    assert str(index.place_of("lb-1")) == f"{ini.hosts}:17:1"
 
 
 def test_places_in_group_and_host_variables(pair: Pair) -> None:
     folder = pair.hosts.parent
     (folder / "group_vars" / "kube_node").mkdir(parents=True)
-    (folder / "group_vars" / "kube_node" / "x.yml").write_text("---\n\nnode_labels: {a: b}\n")
+    (folder / "group_vars" / "kube_node" / "x.yml").write_text("---\n\naccess_ip: 10.1.0.3\n")
     (folder / "group_vars" / "all.yml").write_text("# only a comment\n")
     (folder / "group_vars" / "secret.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n6162\n")
     (folder / "host_vars").mkdir()
     (folder / "host_vars" / "lb-1.yaml").write_text("ip: 10.1.0.1\nip: 10.1.0.2\n")
     index = read_files(pair.hosts).index
-    assert str(index.place_of("worker-1", "nothing", "node_labels")).startswith(f"{pair.hosts}:")
-    assert str(index.place_of("lb-1", "ip")) == f"{folder}/host_vars/lb-1.yaml:1:1"
+    assert str(index.place_of("worker-1", "access_ip")) == f"{folder}/group_vars/kube_node/x.yml:3:1"
+    assert str(index.place_of("lb-1", "ip")) == f"{folder}/host_vars/lb-1.yaml:2:1"
     (folder / "group_vars" / "all.yml").write_text("a: [1\n")
     assert [e.where for e in pair.errors()] == [f"{folder}/group_vars/all.yml:2:1"]
 

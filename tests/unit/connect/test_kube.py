@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -288,3 +290,60 @@ def test_the_token_goes_into_the_header_and_nowhere_else(start: Start) -> None:
     assert sent["authorization"] == "Bearer t0ken"
     assert "t0ken" not in json.dumps(caught.value.to_json())
     assert "kops-py kubeconfig" in caught.value.hint
+
+
+def test_a_closed_connection_is_not_used_again(start: Start) -> None:
+    api, server = start()
+    api.close()
+    with pytest.raises(KubeError, match="was closed"):
+        api.get(PATH)
+    assert not api.is_ready()
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(("method", "least", "most"), [("get", 3, 100), ("create", 1, 1)])
+def test_tls_cut_off_in_the_middle_of_the_handshake(tmp_path: Path, method: str, least: int, most: int) -> None:
+    accepted: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                accepted.append(1)
+                connection.recv(10)
+                connection.close()
+
+        thread = threading.Thread(target=hang_up, daemon=True)
+        thread.start()
+        url = f"https://127.0.0.1:{server.getsockname()[1]}"
+        api = connect_kube(plain_kubeconfig(url), server_override=None, work_dir=tmp_path, request_timeout_s=1.5)
+        with pytest.raises(KubeError, match="does not answer"):
+            api.get(PATH) if method == "get" else api.create(PATH, OBJECT)
+        api.close()
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+    assert least <= len(accepted) <= most
+
+
+def test_a_port_that_speaks_no_tls_is_named_at_once(start: Start, tmp_path: Path) -> None:
+    _, server = start(timeout_s=30)
+    url = server.url.replace("http:", "https:")
+    api = connect_kube(plain_kubeconfig(url), server_override=None, work_dir=tmp_path, request_timeout_s=30)
+    began = time.monotonic()
+    with pytest.raises(KubeError, match="no TLS connection"):
+        api.get(PATH)
+    assert time.monotonic() - began < 5
+    api.close()
+
+
+def test_the_client_is_imported_only_when_used() -> None:
+    modules = ("connect.kube", "connect.lease", "connect.kube_manifests", "observe.cluster", "observe.status")
+    code = "; ".join(f"import kops_py.{m}" for m in modules)
+    code += (
+        "; import sys; print([m for m in ('kubernetes', 'urllib3', 'yaml', 'cryptography') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

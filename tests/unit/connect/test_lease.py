@@ -153,6 +153,18 @@ def test_an_api_that_is_away_makes_it_lost_and_its_return_found() -> None:
     assert api.object(PATH) is None
 
 
+def test_the_connection_may_change_while_it_is_held() -> None:
+    first = FakeKubeApi()
+    now = [first]
+    with ClusterLease(lambda: now[0], "me", {}, ttl_s=0.3):
+        second = FakeKubeApi()
+        second.add(first.object(PATH) or {})
+        second.change(PATH, lambda item: None)
+        now[0] = second
+        wait_for(lambda: ("replace", PATH) in second.calls, "a renewal over the new connection")
+    assert second.object(PATH) is None
+
+
 def test_a_takeover_by_somebody_else_is_final_and_left_alone() -> None:
     api = FakeKubeApi()
     reasons: list[str] = []

@@ -84,7 +84,8 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_configuration_of_the_host(tmp_path: Path) -> None:
     text = (
-        "Host node.*\n  HostName 10.0.0.7\n  Port 2200\n  User cfg\n  IdentityFile /keys/%h\n  IdentitiesOnly yes\n"
+        "Host node.*\n  HostName 10.0.0.7\n  Port 2200\n  User cfg\n  IdentityFile /keys/%h\n"
+        "  IdentitiesOnly yes\n"
         "  HostKeyAlias Node\n  UserKnownHostsFile /k/one /k/two\n  HashKnownHosts yes\n  AddressFamily inet6\n"
         "  IdentityAgent /run/agent\n"
     )

@@ -161,7 +161,7 @@ def test_listeners_are_stopped_when_probing_fails_or_is_cancelled() -> None:
 
 def test_a_refusal_after_the_listener_may_be_gone_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, now = make_spec(1, 1), [0.0]
-    monkeypatch.setattr(network.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("kops_py.observe.network.time.monotonic", lambda: now[0])
     fleet = fleet_of(spec)
 
     def late(call: Call) -> Reply:
@@ -177,7 +177,7 @@ def test_a_refusal_after_the_listener_may_be_gone_proves_nothing(monkeypatch: py
 def test_listener_output() -> None:
     text = "port 6443 ok\nport 2379 errno 98 Address already in use\nport 80 errno 99 Cannot assign\n"
     text += "pid 12\npid x\n"
-    assert listener_ports(text) == (12, {6443, 2379})
+    assert listener_ports(text) == (12, frozenset({6443, 2379}))
     assert listener_ports("Traceback") == (0, frozenset())
 
 

@@ -187,7 +187,8 @@ def test_a_host_that_fails_is_told_and_the_others_go_on() -> None:
     def answer(call: Call) -> Reply:
         return Reply(f"{call.argv[3]} 0 200 \n{call.argv[3]} 1 200 \n", sudo=True)
 
-    fleet = FakeFleet([FakeHost("n1").on(shell, Reply(error=DeadlineError("x"))), FakeHost("n2").on(shell, answer)])
+    failing = FakeHost("n1").on(shell, Reply(error=DeadlineError("x")))
+    fleet = FakeFleet([failing, FakeHost("n2").on(shell, answer)])
     probes, fsyncs, problems = probe_sources(fleet, spec, make_facts(spec).hosts)
     assert set(problems) == {"n1"}
     assert [(p.host, p.status) for p in probes] == [("n2", 200), ("n2", 200)]
