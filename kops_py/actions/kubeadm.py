@@ -79,23 +79,39 @@ def join_node(deps: Deps, action: JoinNode, ctx: StepContext) -> None:
 
 
 def verify_member(deps: Deps, node: str, control_plane: bool, ctx: StepContext) -> None:
-    """Wait until the node is registered and, for a control plane, its static pods are seen and ready.
+    """Wait until the node is registered and, for a control plane, its own API server is ready.
 
-    The mirror pods of a control plane that joined late appear only after a while; the next member is not added to
-    etcd before this one's pods say that they are ready. Raises DeadlineError naming what is still missing.
+    That readiness includes the etcd member beside it, so no further member is added to etcd before this one serves.
+    Its mirror pods appear in the API only a while later; the step that waits for a healthy cluster looks at them.
+    Raises DeadlineError.
     """
-    from kops_py.observe.cluster import control_plane_problems
-
-    missing: tuple[str, ...] = ("the node is not registered",)
-    while missing:
+    host = deps.fleet.host(node)
+    ready = _own_api_argv(deps.spec.host(node))
+    while True:
         try:
-            missing = control_plane_problems(deps.kube.api(), node, control_plane=control_plane)
+            problem = "" if deps.kube.api().get_or_none(f"/api/v1/nodes/{node}") else "the node is not registered"
         except KubeError as error:
-            missing = (str(error),)
-        if missing:
-            ctx.progress(missing[0], waiting=True)
-            ctx.remaining_s()
-            ctx.cancel.wait(_POLL_S)
+            problem = str(error)
+        if not problem and control_plane:
+            answer = host.run(ready, sudo=True, check=False, timeout_s=20, cancel=deps.cancel)
+            problem = "" if answer.ok else f"its API server is not ready: {answer.err.strip()[-200:]}"
+        if not problem:
+            return
+        ctx.progress(problem, waiting=True)
+        ctx.remaining_s()
+        ctx.cancel.wait(_POLL_S)
+
+
+def _own_api_argv(host: HostSpec) -> tuple[str, ...]:
+    address = f"[{host.node_ip}]" if ":" in host.node_ip else host.node_ip
+    return (
+        "kubectl",
+        "--kubeconfig=/etc/kubernetes/admin.conf",
+        f"--server=https://{address}:{kubeadm.API_PORT}",
+        "--request-timeout=10s",
+        "get",
+        "--raw=/readyz",
+    )
 
 
 def _attach(deps: Deps, host: Host, job: str, ctx: StepContext) -> bool:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from kops_py.app.session import Emit, Settings, check_hosts, load_spec, session
-from kops_py.model.event import FindingsMade, Note
+import dataclasses
+import os
+from pathlib import Path
+
+from kops_py.app.session import Emit, Session, Settings, check_hosts, load_spec, session
+from kops_py.connect.base import Host
+from kops_py.model.errors import ConfigError, KopsError
+from kops_py.model.event import Event, FindingsMade, Note
 from kops_py.model.finding import Finding
+from kops_py.model.status import ClusterStatus
 
 
 def run_preflight(settings: Settings, emit: Emit) -> tuple[Finding, ...]:
@@ -17,3 +24,91 @@ def run_preflight(settings: Settings, emit: Emit) -> tuple[Finding, ...]:
         findings = check_hosts(opened, facts, opened.probe(facts))
     emit(FindingsMade(findings=findings))
     return findings
+
+
+def run_status(settings: Settings) -> ClusterStatus:
+    """Ask the API and every host; a host that cannot be asked is named among what is unhealthy. Raises KubeError."""
+    from kops_py.observe.status import observe_status
+
+    spec = load_spec(settings)
+    with session(settings, spec, _ignore) as opened:
+        status = observe_status(opened.kube.api())
+        return _with_host_facts(opened, status)
+
+
+def _with_host_facts(opened: Session, status: ClusterStatus) -> ClusterStatus:
+    from kops_py.observe.host_status import HostStatus, observe_host_status
+
+    def work(host: Host) -> HostStatus:
+        return observe_host_status(host, control_plane=opened.spec.host(host.name).is_control_plane)
+
+    answers = opened.fleet.map([h.name for h in opened.spec.nodes], work, cancel=opened.cancel)
+    unhealthy = list(status.unhealthy)
+    certificates, members = [], []
+    for name, answer in answers.items():
+        if isinstance(answer, KopsError):
+            unhealthy.append(f"host {name} could not be asked: {answer}")
+            continue
+        certificates += answer.certificates
+        members += answer.etcd
+        unhealthy += answer.problems
+    return dataclasses.replace(
+        status,
+        unhealthy=tuple(unhealthy),
+        certificates=tuple(sorted(certificates, key=lambda c: c.not_after)),
+        etcd_members=tuple(members),
+    )
+
+
+def write_kubeconfig(
+    settings: Settings, path: Path | None, *, merge: bool, use: bool, force: bool
+) -> tuple[Path, str]:
+    """Fetch admin.conf and write it 0600, alone or merged; returns the path and the context's name.
+
+    Raises ConfigError when the file holds another cluster's entries of the same name, KubeError when there is none.
+    """
+    from kops_py.tools.kubeconfig import merge as merge_into
+    from kops_py.tools.kubeconfig import rename, write_private
+
+    spec = load_spec(settings)
+    with session(settings, spec, _ignore) as opened:
+        new = rename(opened.kube.read_admin_conf(), spec.name, None)
+    target = path or (_default_kubeconfig() if merge else Path(f"{spec.name}.kubeconfig"))
+    try:
+        if target.exists():
+            if not merge:
+                _refuse_overwrite(target, spec.name, force=force)
+            else:
+                new = merge_into(target.read_bytes(), new, make_current=use, force=force)
+        write_private(target, new)
+    except OSError as error:
+        raise ConfigError(
+            "the kubeconfig cannot be written", where=str(target), why=error.strerror or str(error)
+        ) from error
+    return target, spec.name
+
+
+def _refuse_overwrite(target: Path, cluster: str, *, force: bool) -> None:
+    """Our own file of an earlier call is replaced; anybody else's is not."""
+    import yaml
+
+    try:
+        existing = yaml.safe_load(target.read_bytes())
+        names = [c.get("name") for c in existing.get("contexts", [])]
+    except (yaml.YAMLError, AttributeError, TypeError):
+        names = []
+    if names != [cluster] and not force:
+        raise ConfigError(
+            "a file that is not this cluster's kubeconfig is there already",
+            where=str(target),
+            hint="merge into it with --merge, replace it with --force, or choose another --file",
+        )
+
+
+def _default_kubeconfig() -> Path:
+    first = os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
+    return Path(first) if first else Path.home() / ".kube" / "config"
+
+
+def _ignore(_event: Event) -> None:
+    """Nobody listens."""

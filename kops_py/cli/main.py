@@ -65,6 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; never raises."""
+    import warnings
+
+    # kubeadm before 1.22 made certificates with serial number 0; reading them is no reason to warn an operator.
+    warnings.filterwarnings("ignore", message="Parsed a serial number which wasn't positive")
     try:
         result: Any = root.main(args=list(argv), prog_name="kops-py", standalone_mode=False)
     except click.exceptions.Abort:

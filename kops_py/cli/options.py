@@ -78,9 +78,7 @@ def plan_options(command: F) -> F:
     for option in (
         click.option("-y", "--yes", is_flag=True, help="do not ask; needed without a terminal"),
         click.option("--plan-digest", metavar="DIGEST", default="", help="run this plan and refuse any other"),
-        click.option(
-            "--plan", "plan_only", is_flag=True, help="show what would run; exit code 20 if anything"
-        ),
+        click.option("--plan", "plan_only", is_flag=True, help="show what would run; exit code 20 if anything"),
         click.option("--limit", metavar="HOST,...", default="", help="act on these hosts only"),
     ):
         command = option(command)

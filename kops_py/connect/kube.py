@@ -91,7 +91,9 @@ class RestKubeApi:
         self._cancel.check()
         try:
             status, body, _ = self._exchange("GET", self._server + "/readyz", None, "", timeout_s)
-        except (KubeError, *_transport_errors()):
+        except KubeError:
+            return False
+        except _transport_errors():
             return False
         return status == 200 and body.strip() == b"ok"
 

@@ -86,8 +86,8 @@ class ClusterLease:
     ``holder`` is unique to this run (``user@host pid run-id``), ``detail`` what others are shown (``command``).
     ``lost`` is True after ``ttl_s`` seconds without a renewal and once somebody else took over; ``on_lost`` is
     then called with the reason, from the renewing thread, once per loss. When only the API was away and nobody
-    took over, renewing goes on and ``lost`` turns False again with the first success. ``api`` may be a function that
-    returns a working connection, for those who change connections while the lock is held.
+    took over, renewing goes on and ``lost`` turns False again with the first success. ``api`` may be a function
+    that returns a working connection, for those who change connections while the lock is held.
     """
 
     def __init__(

@@ -216,8 +216,14 @@ def job_states(text: str) -> Mapping[str, JobState]:
     return MappingProxyType(found)
 
 
-def _pairs(text: str) -> Mapping[str, str]:
-    return MappingProxyType({key: value for key, _, value in (x.partition("=") for x in text.splitlines()) if key})
+def sysctls(text: str) -> Mapping[str, str]:
+    """Read ``/proc/sys/net/ipv4/ip_forward:1`` lines."""
+    found = {}
+    for line in text.splitlines():
+        path, separator, value = line.partition(":")
+        if separator and path.startswith("/proc/sys/"):
+            found[path.removeprefix("/proc/sys/").replace("/", ".")] = value.strip()
+    return MappingProxyType(found)
 
 
 def _resolved(text: str) -> frozenset[str]:
@@ -292,7 +298,7 @@ def host_facts(name: str, found: Mapping[str, str], own: frozenset[str]) -> Host
         listening=listening(get("ss"), get("proc_tcp")),
         cgroup_version=cgroup_version(get("cgroup")),
         features=_words(get("features")),
-        sysctls=_pairs(get("sysctls")),
+        sysctls=sysctls(get("sysctls")),
         packages=packages(get("dpkg"), get("rpm")),
         held=held(get("dpkg_selections"), get("versionlock"), get("dnf_excludes")),
         containerd_active="containerd.service" in active,

@@ -146,34 +146,38 @@ s_cgroup() {
     while read -r _ at type _; do if [ "$at" = /sys/fs/cgroup ]; then echo "$type"; fi; done </proc/mounts
 }
 s_features() {
+    # One process for all of them where possible: hosts may be small, and there may be hundreds on one machine.
     release=$(uname -r)
+    filesystems=" $(tr '\n\t' '  ' </proc/filesystems) "
+    builtin=$(cat "/lib/modules/$release/modules.builtin")
     for f in @FEATURES@; do
-        sign=
+        sign=/sys/module/$f
+        case $f in
+            br_netfilter) sign=/proc/sys/net/bridge/bridge-nf-call-iptables ;;
+            nf_conntrack) sign=/proc/sys/net/netfilter/nf_conntrack_max ;;
+            ip_tables) sign=/proc/net/ip_tables_names ;;
+            ip6_tables) sign=/proc/net/ip6_tables_names ;;
+            ip_vs) sign=/proc/net/ip_vs ;;
+        esac
+        if [ -e "/sys/module/$f" ] || [ -e "$sign" ]; then echo "$f"; continue; fi
+        case $filesystems in *" $f "*) echo "$f"; continue ;; esac
+        case $builtin in *"/$f.ko"*) echo "$f"; continue ;; esac
+        if limit 3 modprobe -n -q "$f" >/dev/null; then echo "$f"; continue; fi
         case $f in
             overlay) config=OVERLAY_FS ;;
-            br_netfilter) config=BRIDGE_NETFILTER sign=/proc/sys/net/bridge/bridge-nf-call-iptables ;;
-            nf_conntrack) config=NF_CONNTRACK sign=/proc/sys/net/netfilter/nf_conntrack_max ;;
-            ip_tables) config=IP_NF_IPTABLES sign=/proc/net/ip_tables_names ;;
-            ip6_tables) config=IP6_NF_IPTABLES sign=/proc/net/ip6_tables_names ;;
-            ip_vs) config=IP_VS sign=/proc/net/ip_vs ;;
+            br_netfilter) config=BRIDGE_NETFILTER ;;
+            ip_tables) config=IP_NF_IPTABLES ;;
+            ip6_tables) config=IP6_NF_IPTABLES ;;
             *) config=$(echo "$f" | tr '[:lower:]' '[:upper:]') ;;
         esac
-        if [ -n "$sign" ] && [ -e "$sign" ] || [ -d "/sys/module/$f" ] || grep -qw "$f" /proc/filesystems \
-            || grep -qs "/$f\.ko" "/lib/modules/$release/modules.builtin" \
-            || limit 3 modprobe -n -q "$f" >/dev/null \
-            || grep -qs "^CONFIG_$config=y" "/boot/config-$release" \
+        if grep -qs "^CONFIG_$config=y" "/boot/config-$release" \
             || { [ -e /proc/config.gz ] && zcat /proc/config.gz | grep -q "^CONFIG_$config=y"; }; then
             echo "$f"
         fi
     done
 }
-s_sysctls() {
-    for key in @SYSCTLS@; do
-        file=/proc/sys/$(echo "$key" | tr . /)
-        # Not with read: dash reads byte by byte, and the kernel answers a number only to the first read.
-        [ -e "$file" ] && echo "$key=$(cat "$file")"
-    done
-}
+# Not with read: dash reads byte by byte, and the kernel answers a number only to the first read.
+s_sysctls() { grep -Hs . @SYSCTLS@; }
 s_dpkg() { dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\n' @PACKAGES@; }
 s_rpm() { rpm -q --qf 'installed %{NAME} %{VERSION}-%{RELEASE}\n' @PACKAGES@; }
 s_dpkg_selections() { dpkg --get-selections | grep -w 'hold$'; }
@@ -279,7 +283,7 @@ def script() -> str:
     for name, words in (
         ("DISK_PATHS", DISK_PATHS),
         ("FEATURES", FEATURES),
-        ("SYSCTLS", SYSCTLS),
+        ("SYSCTLS", tuple(f"/proc/sys/{key.replace('.', '/')}" for key in SYSCTLS)),
         ("PACKAGES", PACKAGES),
         ("UNITS", UNITS),
         ("LEFTOVERS", LEFTOVERS),

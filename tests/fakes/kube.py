@@ -162,10 +162,11 @@ class FakeKubeApi:
             unknown = set(params or {}) - {"labelSelector", "fieldSelector", "limit"}
             if unknown:
                 raise self._unexpected(f"items {path} with params {sorted(unknown)}")
+            terms = self._terms(params or {})
             found = [
                 item
                 for where, item in self._objects.items()
-                if self._is_in(where, path, plural) and self._selected(item, params or {})
+                if self._is_in(where, path, plural) and self._selected(item, terms)
             ]
             return iter(copy.deepcopy(found))
 
@@ -293,22 +294,25 @@ class FakeKubeApi:
             re.fullmatch(rf"{re.escape(base)}/namespaces/[a-z0-9-]+/{plural}", collection)
         )
 
-    def _selected(self, item: JsonObject, params: Mapping[str, str]) -> bool:
-        labels = item["metadata"].get("labels") or {}
-        for term in filter(None, params.get("labelSelector", "").split(",")):
-            key, sign, value = term.partition("=")
-            if not re.fullmatch(r"[A-Za-z0-9./_-]+", key):
-                raise self._unexpected(f"labelSelector {term}")
-            if key not in labels or (sign and labels[key] != value.lstrip("=")):
-                return False
-        for term in filter(None, params.get("fieldSelector", "").split(",")):
-            key, sign, value = term.partition("=")
-            if not sign or key.endswith("!"):
-                raise self._unexpected(f"fieldSelector {term}")
+    def _terms(self, params: Mapping[str, str]) -> list[tuple[list[str], str | None]]:
+        """Return the selectors as key path and value (None: any); one not understood fails the test."""
+        found: list[tuple[list[str], str | None]] = []
+        for kind in ("labelSelector", "fieldSelector"):
+            for term in filter(None, params.get(kind, "").split(",")):
+                key, sign, value = term.partition("=")
+                if not re.fullmatch(r"[A-Za-z0-9./_-]+", key) or (kind == "fieldSelector" and not sign):
+                    raise self._unexpected(f"{kind} {term}")
+                way = ["metadata", "labels", key] if kind == "labelSelector" else key.split(".")
+                found.append((way, value.lstrip("=") if sign else None))
+        return found
+
+    @staticmethod
+    def _selected(item: JsonObject, terms: list[tuple[list[str], str | None]]) -> bool:
+        for way, wanted in terms:
             found: Any = item
-            for part in key.split("."):
+            for part in way:
                 found = (found or {}).get(part)
-            if found != value.lstrip("="):
+            if found is None or (wanted is not None and found != wanted):
                 return False
         return True
 

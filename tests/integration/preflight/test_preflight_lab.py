@@ -97,7 +97,7 @@ def test_healthy_systems_have_no_errors_within_the_time_goal(bed: Bed) -> None:
 def test_facts_are_those_of_the_system(bed: Bed) -> None:
     node = bed.nodes["n1"]
     node.exec("mkdir -p /etc/kops-py; cd /; for j in done lost busy; do mkdir -p var/lib/kops-py/jobs/$j; done")
-    node.exec("echo 0 >/var/lib/kops-py/jobs/done/rc; echo '{\"digest\": \"abc\"}' >/etc/kops-py/prepared.json")
+    node.exec('echo 0 >/var/lib/kops-py/jobs/done/rc; echo \'{"digest": "abc"}\' >/etc/kops-py/prepared.json')
     node.exec("systemd-run --unit kops-py-busy sleep 60")
     try:
         facts = bed.hosts()["n1"]

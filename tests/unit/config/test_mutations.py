@@ -24,7 +24,7 @@ from tests.unit.config.files import CLUSTER, HOSTS, HOSTS_INI, Pair, checked, li
 from tests.unit.config.mutate import spoiled_text, spoiled_tree
 
 _PURE = settings(
-    max_examples=3000,
+    max_examples=700,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

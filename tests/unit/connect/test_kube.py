@@ -206,6 +206,20 @@ def test_a_delete_whose_answer_was_lost_still_says_true(start: Start) -> None:
     assert api.delete(PATH, body=guarded) is True
 
 
+def test_a_conflict_at_the_first_attempt_is_somebody_elses_even_if_they_wrote_the_same(start: Start) -> None:
+    api, server = start(status(409, "Conflict"), status(503), status(409, "Conflict"))
+    for _ in range(2):
+        with pytest.raises(KubeError) as caught:
+            api.replace(PATH, OBJECT)
+        assert caught.value.status == 409
+    assert [r.method for r in server.requests] == ["PUT", "PUT", "PUT"]
+
+
+def test_a_delete_that_was_turned_away_before_is_not_counted_as_done(start: Start) -> None:
+    api, _ = start(status(503), status(404))
+    assert api.delete(PATH, body={"preconditions": {"uid": "u"}}) is False
+
+
 def page(names: str, token: str = "") -> Reply:
     items = [{"metadata": {"name": n}} for n in names]
     return Reply(200, {"metadata": {"continue": token} if token else {}, "items": items or None})

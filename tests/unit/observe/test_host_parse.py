@@ -147,12 +147,20 @@ def test_packages_and_holds() -> None:
     [
         ("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1", "1.6.20~ds1"),
         ("containerd containerd.io 1.7.22 7f7fdf5fed64eb6a7caf99b3e12efcf9d60e311c", "1.7.22"),
-        ("containerd github.com/containerd/containerd/v2 v2.0.0 207ad711eabd375a01713109a8a197d197ff6542", "2.0.0"),
+        (
+            "containerd github.com/containerd/containerd/v2 v2.0.0 207ad711eabd375a01713109a8a197d197ff6542",
+            "2.0.0",
+        ),
         ("", ""),
     ],
 )
 def test_containerd_version(text: str, version: str) -> None:
     assert p.containerd_version(text) == version
+
+
+def test_sysctls() -> None:
+    text = "/proc/sys/net/ipv4/ip_forward:1\n/proc/sys/kernel/panic:10\ngrep: x: Permission denied\n"
+    assert p.sysctls(text) == {"net.ipv4.ip_forward": "1", "kernel.panic": "10"}
 
 
 def test_jobs() -> None:
@@ -167,7 +175,9 @@ def test_jobs() -> None:
     }
 
 
-@pytest.mark.parametrize(("text", "digest"), [('{"digest": "ab"}', "ab"), ("{", ""), ("[]", ""), ('{"digest": 1}', "")])
+@pytest.mark.parametrize(
+    ("text", "digest"), [('{"digest": "ab"}', "ab"), ("{", ""), ("[]", ""), ('{"digest": 1}', "")]
+)
 def test_digest(text: str, digest: str) -> None:
     assert p.digest(text) == digest
 

@@ -100,9 +100,7 @@ PROBES = st.builds(
 def test_never_raises_and_keeps_its_promises(data: st.DataObject) -> None:
     spec = make_spec(data.draw(st.integers(1, 2)), data.draw(st.integers(0, 1)), data.draw(st.integers(0, 1)))
     minor = data.draw(st.sampled_from(sorted(TABLE)))
-    spec = dataclasses.replace(
-        spec, kubernetes=dataclasses.replace(spec.kubernetes, version=Version(1, minor, 0))
-    )
+    spec = dataclasses.replace(spec, kubernetes=dataclasses.replace(spec.kubernetes, version=Version(1, minor, 0)))
     facts = {h.name: data.draw(hosts(h.name, i)) for i, h in enumerate(spec.hosts, 1)}
     kube = data.draw(st.sampled_from([None, make_kube("n1"), make_kube("n1", "gone", kubelet="what")]))
     found = preflight(spec, Facts(facts, kube), data.draw(PROBES))

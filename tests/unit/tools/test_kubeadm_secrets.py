@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -188,8 +189,47 @@ def test_ca_cert_hash_is_the_digest_of_the_public_key() -> None:
     )
     expected = "sha256:" + hashlib.sha256(der).hexdigest()
     assert kubeadm.ca_cert_hash(certificate.public_bytes(serialization.Encoding.PEM)) == expected
-    with pytest.raises(ValueError, match=r".+"):
-        kubeadm.ca_cert_hash(b"no certificate")
+
+
+# Made by `openssl req -x509 -set_serial 0`, as kubeadm 1.20 makes its CA; the digest is openssl's as well.
+SERIAL_ZERO = b"""\
+-----BEGIN CERTIFICATE-----
+MIIBbTCCARSgAwIBAgIBADAKBggqhkjOPQQDAjAVMRMwEQYDVQQDDAprdWJlcm5l
+dGVzMCAXDTI2MTEyMDE5MDgzNFoYDzIxMjYxMDI3MTkwODM0WjAVMRMwEQYDVQQD
+DAprdWJlcm5ldGVzMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEvfti/qiO1E3d
+w4d4Pi0LpsH+TPALhb5m+XvZeRC4rUCklhiKCU41jwaRMpJMzOJ6DylGwRxugRO0
+O5bduKYg9qNTMFEwHQYDVR0OBBYEFPGlb3fnrB1ojeBqe9AI31MNEleGMB8GA1Ud
+IwQYMBaAFPGlb3fnrB1ojeBqe9AI31MNEleGMA8GA1UdEwEB/wQFMAMBAf8wCgYI
+KoZIzj0EAwIDRwAwRAIgRQuI9cypMCAZKYraSGRKMER3KBPIvPo1tu4BPahIw7AC
+IG9JF+Lag314m9gC1WLelO48vU2kZDC4C4CsKWA0brsG
+-----END CERTIFICATE-----
+"""
+SERIAL_ZERO_HASH = "sha256:90d02357c30c8b8d52a34204b9e8838d6d44242564c00331e362b8704db595d0"
+
+
+def test_ca_cert_hash_of_a_certificate_with_serial_number_0() -> None:
+    assert kubeadm.ca_cert_hash(SERIAL_ZERO) == SERIAL_ZERO_HASH
+    assert (
+        kubeadm.ca_cert_hash(b"# comment\r\n" + SERIAL_ZERO.replace(b"\n", b"\r\n") + SERIAL_ZERO)
+        == SERIAL_ZERO_HASH
+    )
+
+
+@given(st.binary(max_size=60), st.integers(0, 360), st.integers(0, 255))
+def test_a_broken_certificate_is_a_value_error(noise: bytes, length: int, byte: int) -> None:
+    der = base64.b64decode(SERIAL_ZERO.decode().replace("\n", "")[27:-25])
+    changed = bytearray(der)
+    changed[length] = byte
+    for broken in (noise, der[:length], bytes(changed)):
+        pem = f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(broken).decode()}\n-----END CERTIFICATE-----\n"
+        with contextlib.suppress(ValueError):
+            assert kubeadm.ca_cert_hash(pem.encode()).startswith("sha256:")
+    with pytest.raises(ValueError, match="no PEM certificate"):
+        kubeadm.ca_cert_hash(noise)
+    with pytest.raises(ValueError, match="cannot be read"):
+        kubeadm.ca_cert_hash(
+            f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(der[:120]).decode()}\n-----END CERTIFICATE-----\n".encode()
+        )
 
 
 def test_the_secret_of_a_token_is_named_by_its_public_part() -> None:
