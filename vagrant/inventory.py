@@ -96,7 +96,7 @@ def inventory(machines: tuple[Machine, ...], targets: Mapping[str, Target], know
             "ansible_ssh_private_key_file": target.key_file,
             "ip": machine.ip,
         }
-    children = {
+    children: dict[str, Any] = {
         group: {"hosts": {machine.name: {} for machine in machines if group in machine.groups}} for group in GROUPS
     }
     common = f"-o UserKnownHostsFile={known_hosts}"

@@ -34,4 +34,6 @@ class Deps:
     read_manifest: Callable[[], str]
     """Returns the text of the network manifest that the plan announced; raises ConfigError when it changed."""
     cgroup_v1: Mapping[str, bool] = field(default_factory=dict)
+    kubeadm_ignores: tuple[str, ...] = ()
+    """kubeadm's own names of the checks whose findings the operator accepted."""
     join_secrets: JoinSecrets = field(default_factory=JoinSecrets)

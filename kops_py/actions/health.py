@@ -17,7 +17,7 @@ def wait_healthy(deps: Deps, action: WaitHealthy, ctx: StepContext) -> None:
     while True:
         try:
             problems = observe_cluster(
-                deps.kube.api(), expected_nodes=action.nodes, network_expected=action.network
+                deps.kube.api(), expected_nodes=action.nodes, absent=action.absent, network_expected=action.network
             ).unhealthy
         except KubeError as error:
             problems = (str(error),)

@@ -42,7 +42,7 @@ def init_control_plane(deps: Deps, action: InitControlPlane, ctx: StepContext) -
             token_ttl_s=TOKEN_TTL_S,
             certificate_key=key or None,
             cgroup_v1=deps.cgroup_v1.get(action.node, False),
-            resolv_conf=None,
+            ignore_preflight_errors=deps.kubeadm_ignores,
         )
         host.write_file(config_path, config.encode(), timeout_s=min(60.0, ctx.remaining_s()))
         _validate(deps, host, config_path, ctx)
@@ -71,6 +71,7 @@ def join_node(deps: Deps, action: JoinNode, ctx: StepContext) -> None:
             ca_cert_hash=kubeadm.ca_cert_hash(_ca_certificate(deps, member)),
             certificate_key=key,
             cgroup_v1=deps.cgroup_v1.get(action.node, False),
+            ignore_preflight_errors=deps.kubeadm_ignores,
         )
         host.write_file(config_path, config.encode(), timeout_s=min(60.0, ctx.remaining_s()))
         ctx.progress("kubeadm join")
@@ -160,9 +161,7 @@ def _finish(host: Host, job: str, outcome: JobOutcome) -> None:
         f"{name} failed",
         where=host.name,
         why=why,
-        hint="; ".join(
-            filter(None, (hint, f"log on the host: {outcome.log_path}; then run the same command again"))
-        ),
+        hint="; ".join(filter(None, (hint, f"log on the host: {outcome.log_path}; then run the same command again"))),
         exit_status=outcome.exit_status,
     )
 

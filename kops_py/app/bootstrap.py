@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import getpass
 import hashlib
 import json
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
     from kops_py.actions.deps import Deps
     from kops_py.connect.lease import ClusterLease
     from kops_py.runbooks.bootstrap import BootstrapArguments, Decision
+
+
+_LEASE_TTL_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ def run_bootstrap(settings: Settings, emit: Emit, confirm: Confirm) -> RunResult
 
 def _decide(opened: Session) -> tuple[RunResult, Facts]:
     """Observe, check and plan; the exit code says whether there is something to do."""
+    from kops_py.runbooks.preflight import mark_ignored
+
     spec, emit = opened.spec, opened.emit
     emit(Note(message=f"looking at {len(spec.hosts)} hosts"))
     facts = opened.observe()
@@ -78,7 +82,7 @@ def _decide(opened: Session) -> tuple[RunResult, Facts]:
     if joining:
         emit(Note(message="probing ports between hosts, repositories, registries and disks"))
         probes = opened.probe(facts)
-    findings = check_hosts(opened, facts, probes) + _with_ignored(opened, decision.findings)
+    findings = check_hosts(opened, facts, probes) + mark_ignored(decision.findings, opened.ignored)
     emit(FindingsMade(findings=findings))
     emit(PlanMade(plan=decision.plan))
     code = ExitCode.PENDING_CHANGES if decision.plan.has_changes else ExitCode.DONE
@@ -88,13 +92,6 @@ def _decide(opened: Session) -> tuple[RunResult, Facts]:
         code = ExitCode.PREFLIGHT
         errors = (_preflight_error(stops),)
     return RunResult(code, decision.plan, findings, errors), facts
-
-
-def _with_ignored(opened: Session, findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    ignore = opened.settings.ignore | opened.spec.preflight_ignore
-    return tuple(
-        dataclasses.replace(f, ignored=True) if {f.id, f"{f.id}@{f.node}"} & ignore else f for f in findings
-    )
 
 
 def _preflight_error(stops: tuple[Finding, ...]) -> PreflightError:
@@ -192,13 +189,17 @@ class _LeaseKeeper:
         if self._lease is not None:
             return
         try:
-            api = self._opened.kube.api()
+            self._opened.kube.api()
         except KubeError:
             return
         lease = ClusterLease(
-            api,
+            self._opened.kube.api,
             holder=f"{_who()} {os.getpid()} {self._run_id}",
             detail={"command": self._opened.settings.command},
+            # etcd has no quorum for a while when it grows from one member to two: that is no reason to stop
+            ttl_s=_LEASE_TTL_S,
+            cancel=self._opened.cancel,
+            on_wait=lambda why: self._opened.emit(Note(message=why)),
             on_lost=lambda why: self._opened.cancel.set(f"the lock in the cluster was lost: {why}"),
         )
         lease.acquire()
@@ -210,7 +211,7 @@ class _LeaseKeeper:
             self._lease.release()
 
 
-def bootstrap_arguments(spec: ClusterSpec, settings: Settings) -> BootstrapArguments:
+def bootstrap_arguments(spec: ClusterSpec) -> BootstrapArguments:
     """Return the digests the bootstrap runbook compares with what the hosts say; reads files, contacts nothing."""
     from kops_py.connect.ansible import playbooks_fingerprint
     from kops_py.runbooks.bootstrap import BootstrapArguments
@@ -222,7 +223,7 @@ def bootstrap_arguments(spec: ClusterSpec, settings: Settings) -> BootstrapArgum
         prepare_digests={h.name: prepare_digest(spec, h, fingerprint) for h in spec.nodes},
         load_balancer_digests={h.name: load_balancer_digest(spec, h, fingerprint) for h in spec.load_balancers},
         network_digest=hashlib.sha256(manifest.encode()).hexdigest() if manifest else "",
-        limit=settings.limit,
+        limit=spec.limit or frozenset(),
     )
 
 
@@ -248,16 +249,17 @@ def read_manifest(spec: ClusterSpec) -> str:
 def _plan(opened: Session, facts: Facts) -> Decision:
     from kops_py.runbooks.bootstrap import bootstrap
 
-    return bootstrap(opened.spec, facts, bootstrap_arguments(opened.spec, opened.settings))
+    return bootstrap(opened.spec, facts, bootstrap_arguments(opened.spec))
 
 
 def _deps(opened: Session, folder: Path, facts: Facts) -> Deps:
     from kops_py.actions.deps import Deps
     from kops_py.connect.ansible import AnsibleRunner
+    from kops_py.runbooks.preflight import kubeadm_ignores
     from kops_py.tools.preparation import load_balancer_variables, prepare_host_variables, prepare_variables
 
     spec = opened.spec
-    arguments = bootstrap_arguments(spec, opened.settings)
+    arguments = bootstrap_arguments(spec)
 
     def prepare_host(name: str) -> Mapping[str, Any]:
         own = prepare_host_variables(spec, spec.host(name))
@@ -281,6 +283,7 @@ def _deps(opened: Session, folder: Path, facts: Facts) -> Deps:
         load_balancer_variables=load_balancer_variables(spec),
         load_balancer_host_variables=balancer_host,
         read_manifest=lambda: read_manifest(spec),
+        kubeadm_ignores=kubeadm_ignores(opened.ignored),
         cgroup_v1={name: host.cgroup_version == 1 for name, host in facts.hosts.items()},
     )
 

@@ -60,9 +60,7 @@ def _with_host_facts(opened: Session, status: ClusterStatus) -> ClusterStatus:
     )
 
 
-def write_kubeconfig(
-    settings: Settings, path: Path | None, *, merge: bool, use: bool, force: bool
-) -> tuple[Path, str]:
+def write_kubeconfig(settings: Settings, path: Path | None, *, merge: bool, use: bool, force: bool) -> tuple[Path, str]:
     """Fetch admin.conf and write it 0600, alone or merged; returns the path and the context's name.
 
     Raises ConfigError when the file holds another cluster's entries of the same name, KubeError when there is none.

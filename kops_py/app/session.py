@@ -31,7 +31,7 @@ class Settings:
     inventory: Path | None = None
     cluster: Path | None = None
     run_dir: Path = Path(".kops-py")
-    limit: frozenset[str] = frozenset()
+    limit: str = ""
     ignore: frozenset[str] = frozenset()
     accept_new_host_keys: bool = False
     ssh_config: Path | None = None
@@ -50,15 +50,8 @@ def load_spec(settings: Settings) -> ClusterSpec:
     from kops_py.config.load import load
     from kops_py.tools.kubeadm import check_extra
 
-    spec = load(settings.inventory, settings.cluster)
+    spec = load(settings.inventory, settings.cluster, limit=settings.limit or None)
     check_extra(spec)
-    unknown = settings.limit - {h.name for h in spec.hosts}
-    if unknown:
-        raise ConfigError(
-            f"--limit names hosts that the inventory does not have: {', '.join(sorted(unknown))}",
-            where=str(spec.inventory_path),
-            hint="the inventory has: " + ", ".join(h.name for h in spec.hosts),
-        )
     return spec
 
 
@@ -74,6 +67,11 @@ class Session:
     fleet: Fleet
     kube: KubeAccess
     _secrets: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def ignored(self) -> frozenset[str]:
+        """Return the findings the operator accepts, by name."""
+        return self.settings.ignore | self.spec.preflight_ignore
 
     def observe(self) -> Facts:
         """Look at all hosts and the cluster; raises ConfigError, CancelledError."""
@@ -115,9 +113,7 @@ class Session:
 
 
 @contextmanager
-def session(
-    settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path | None = None
-) -> Iterator[Session]:
+def session(settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path | None = None) -> Iterator[Session]:
     """Open the connectors of a command; SIGINT and SIGTERM cancel what runs inside."""
     from kops_py.connect.kube_access import KubeAccess
     from kops_py.connect.ssh import SshFleet
@@ -152,8 +148,7 @@ def check_hosts(opened: Session, facts: Facts, probes: ProbeResults | None) -> t
     """Return the preflight findings; raises ConfigError for an unknown name in ``ignore``."""
     from kops_py.runbooks.preflight import preflight
 
-    ignore = opened.settings.ignore | opened.spec.preflight_ignore
     try:
-        return preflight(opened.spec, facts, probes, ignore=ignore)
+        return preflight(opened.spec, facts, probes, ignore=opened.ignored)
     except ValueError as error:
         raise ConfigError(str(error), where="--ignore or preflight.ignore in cluster.yaml") from error

@@ -71,9 +71,7 @@ def _print(settings: Settings, result: RunResult) -> None:
         notes = "; ".join(result.plan.notes)
         click.echo(f"cluster {result.plan.cluster}: nothing to do" + (f" ({notes})" if notes else ""))
     elif not result.errors:
-        click.echo(
-            f"cluster {result.plan.cluster} is ready: {len(result.plan.steps)} steps. Next: kops-py kubeconfig"
-        )
+        click.echo(f"cluster {result.plan.cluster} is ready: {len(result.plan.steps)} steps. Next: kops-py kubeconfig")
 
 
 def _print_error(settings: Settings, result: RunResult, error: Any) -> None:

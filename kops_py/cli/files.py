@@ -14,7 +14,7 @@ from kops_py.cli.options import inventory_options, output_option, print_json, se
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--topology",
-    type=click.Choice(["single", "stacked", "external-etcd"]),
+    type=click.Choice(["single", "one-control-plane", "stacked", "external-etcd"]),
     default="single",
     show_default=True,
     help="what the example describes",

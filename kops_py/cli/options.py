@@ -87,12 +87,11 @@ def plan_options(command: F) -> F:
 
 def settings_from(**given: Any) -> Settings:
     """Return the settings of a command line."""
-    limit = {name.strip() for name in str(given.get("limit") or "").split(",") if name.strip()}
     return Settings(
         inventory=given.get("inventory"),
         cluster=given.get("cluster"),
         run_dir=given.get("run_dir") or Path(".kops-py"),
-        limit=frozenset(limit),
+        limit=str(given.get("limit") or ""),
         ignore=frozenset(given.get("ignore") or ()),
         accept_new_host_keys=bool(given.get("accept_new_host_keys")),
         ssh_config=given.get("ssh_config"),

@@ -184,6 +184,13 @@ class _Converter:
             given.repository,
             ("kubernetes", "repository"),
         )
+        key = given.repository_key or ""
+        if given.repository.startswith("http://") and (not key or key.startswith("http://")):
+            self._add(
+                ("kubernetes", "repository"),
+                "the repository is not https, so a key that comes the same way cannot be trusted",
+                hint="set repositoryKey to a file or an https URL (the repository's own is vX.Y/deb/Release.key)",
+            )
         if given.image_repository is not None and _IMAGE_REPOSITORY.fullmatch(given.image_repository) is None:
             self._add(
                 ("kubernetes", "imageRepository"),
@@ -320,7 +327,14 @@ class _Converter:
                     hint=instead,
                     key=True,
                 )
-        return dict(extra)
+        kubeadm = self._document.kubeadm
+        kinds: dict[str, dict[str, Any]] = {
+            "InitConfiguration": kubeadm.init_configuration,
+            "JoinConfiguration": kubeadm.join_configuration,
+            "KubeletConfiguration": kubeadm.kubelet_configuration,
+            "KubeProxyConfiguration": kubeadm.kube_proxy_configuration,
+        }
+        return {**extra, **{kind: fields for kind, fields in kinds.items() if fields}}
 
 
 _ABSENT = object()

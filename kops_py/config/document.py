@@ -191,8 +191,10 @@ class Timeouts(_Model):
 class Preflight(_Model):
     """Checks before anything is touched."""
 
-    ignore: list[Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]] = Field(
-        [], description="Ids of findings that are shown but do not stop an operation.", examples=["[swap-on]"]
+    ignore: list[Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*(@[A-Za-z0-9._-]+)?$")]] = Field(
+        [],
+        description="Findings that are shown but do not stop an operation: ID, or ID@HOST for one host.",
+        examples=["[swap-on, disk-slow@n1]"],
     )
 
 
@@ -204,6 +206,18 @@ class Kubeadm(_Model):
         description="Fields merged into kubeadm's ClusterConfiguration as they are, in the form of the kubeadm "
         "API version that belongs to the Kubernetes version.",
         examples=["{apiServer: {extraArgs: {profiling: 'false'}}}"],
+    )
+    init_configuration: dict[str, Any] = Field(
+        {}, description="Fields merged into kubeadm's InitConfiguration.", examples=["{patches: {directory: /etc/k}}"]
+    )
+    join_configuration: dict[str, Any] = Field(
+        {}, description="Fields merged into kubeadm's JoinConfiguration.", examples=["{patches: {directory: /etc/k}}"]
+    )
+    kubelet_configuration: dict[str, Any] = Field(
+        {}, description="Fields merged into the KubeletConfiguration of all nodes.", examples=["{maxPods: 200}"]
+    )
+    kube_proxy_configuration: dict[str, Any] = Field(
+        {}, description="Fields merged into the KubeProxyConfiguration.", examples=["{mode: nftables}"]
     )
 
 

@@ -38,8 +38,13 @@ class Problems:
         return bool(self._found)
 
     def add(self, place: Place, what: str, *, why: str = "", hint: str = "") -> None:
-        """Note a problem; the same words at the same place are noted once."""
+        """Note a problem; the same words at the same place are noted once.
+
+        Raises ConfigError with all of them when there are so many that this is hardly the file that was meant.
+        """
         self._found.setdefault((place, what), ConfigError(what, where=str(place), why=why, hint=hint))
+        if len(self._found) >= _MOST_PROBLEMS:
+            self.raise_if_any()
 
     def fail(self, place: Place, what: str, *, why: str = "", hint: str = "") -> NoReturn:
         """Note a problem after which reading on makes no sense; raises ConfigError."""

@@ -102,6 +102,9 @@ class Host(Protocol):
     def write_file(self, path: str, data: bytes, *, mode: int = 0o600, timeout_s: float = 60.0) -> None:
         """Write a root-owned file in one move: beside it, flushed, then renamed; parent folders are made 0700."""
 
+    def read_file(self, path: str, *, timeout_s: float = 60.0) -> bytes:
+        """Return a file's content, read as root; raises CommandFailedError when there is none."""
+
     def close(self) -> None:
         """End the connection; safe to call twice."""
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleFilterError
+from ansible.errors import AnsibleFilterError  # type: ignore[import-untyped]
 
 from tests.unit.playbooks.loading import DATA, load
 
@@ -33,7 +33,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def changes(default: str, edited: str) -> dict[str, Any]:
     before, after = dict(leaves(tomllib.loads(default))), dict(leaves(tomllib.loads(edited)))
     assert before.keys() <= after.keys()
-    return {path: value for path, value in after.items() if before.get(path, None) != value}
+    return {path: value for path, value in after.items() if before.get(path) != value}
 
 
 @pytest.mark.parametrize(

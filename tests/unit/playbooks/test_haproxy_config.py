@@ -12,7 +12,7 @@ from tests.unit.playbooks.loading import DATA, PLAYBOOKS
 
 def render(**variables: object) -> str:
     source = PLAYBOOKS / "roles/haproxy/templates/haproxy.cfg.j2"
-    template = jinja2.Environment(  # noqa: S701 no HTML
+    template = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     ).from_string(source.read_text())
     return template.render(

@@ -52,7 +52,7 @@ def test_no_collections_are_needed() -> None:
     own = {path.stem for path in (PLAYBOOKS / "library").glob("*.py")}
     keywords = {"name", "when", "loop", "vars", "register", "changed_when", "notify", "check_mode", "until", "retries"}
     keywords |= {"delay", "loop_control"}
-    for path in [*PLAYBOOKS.glob("*.yml"), *PLAYBOOKS.glob("roles/*/tasks/*.yml"), *PLAYBOOKS.glob("roles/*/handlers/*")]:
+    for path in [p for glob in ("*.yml", "roles/*/tasks/*", "roles/*/handlers/*") for p in PLAYBOOKS.glob(glob)]:
         content = yaml.safe_load(path.read_text())
         tasks = [t for play in content for t in play.get("tasks", [])] if path.parent == PLAYBOOKS else content
         for task in tasks:

@@ -162,9 +162,7 @@ def _unknown(path: str, value: Any, schema: Any) -> list[str]:
         return [] if good else [f"{path} is not a map of texts"]
     if schema == ARGS:
         good = isinstance(value, list) and all(
-            isinstance(item, dict)
-            and set(item) == {"name", "value"}
-            and all(isinstance(v, str) for v in item.values())
+            isinstance(item, dict) and set(item) == {"name", "value"} and all(isinstance(v, str) for v in item.values())
             for item in value
         )
         return [] if good else [f"{path} is not a list of name and value"]

@@ -68,9 +68,7 @@ def test_a_broken_list_of_peers_is_noticed() -> None:
 @given(
     st.dictionaries(
         st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True),
-        st.tuples(
-            st.integers(0, 255).map("10.244.{}.0/24".format), st.integers(1, 254).map("192.168.0.{}".format)
-        ),
+        st.tuples(st.integers(0, 255).map("10.244.{}.0/24".format), st.integers(1, 254).map("192.168.0.{}".format)),
     )
 )
 def test_any_peers_are_read_back(nodes: dict[str, tuple[str, str]]) -> None:

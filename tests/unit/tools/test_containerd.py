@@ -19,9 +19,7 @@ def test_version_as_debian_and_docker_print_it(output: str, version: tuple[int, 
     assert parse_version(output) == version
 
 
-@pytest.mark.parametrize(
-    "output", ["", "sh: 1: containerd: not found", "runc version 1.1.5 1 2", "containerd 1.7.24"]
-)
+@pytest.mark.parametrize("output", ["", "sh: 1: containerd: not found", "runc version 1.1.5 1 2", "containerd 1.7.24"])
 def test_other_text_is_refused(output: str) -> None:
     with pytest.raises(ValueError, match="containerd --version"):
         parse_version(output)

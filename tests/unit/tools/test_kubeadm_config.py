@@ -40,9 +40,7 @@ def documents(text: str) -> dict[str, Any]:
 
 
 def init(spec: Any, **options: Any) -> dict[str, Any]:
-    text = kubeadm.init_config(
-        spec, spec.host("n1"), token=TOKEN, token_ttl_s=1800, certificate_key=KEY, **options
-    )
+    text = kubeadm.init_config(spec, spec.host("n1"), token=TOKEN, token_ttl_s=1800, certificate_key=KEY, **options)
     return documents(text)
 
 
@@ -55,9 +53,7 @@ def test_configuration_is_the_recorded_one(case: str, api: str) -> None:
     if os.environ.get("KOPS_UPDATE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
-    assert text == path.read_text(), (
-        f"set KOPS_UPDATE_GOLDEN=1 to record {path.name} anew, then read the difference"
-    )
+    assert text == path.read_text(), f"set KOPS_UPDATE_GOLDEN=1 to record {path.name} anew, then read the difference"
 
 
 @pytest.mark.parametrize("minor", TABLE)
@@ -193,8 +189,7 @@ def test_arguments_that_appear_twice_need_v1beta4() -> None:
     extra = {"apiServer": {"extraArgs": [{"name": "a", "value": "1"}, {"name": "a", "value": "2"}]}}
     node = host("n1", "10.0.0.1", "kube_control_plane")
     assert (
-        len(init(cluster(node, version="v1.31.0", extra=extra))["ClusterConfiguration"]["apiServer"]["extraArgs"])
-        == 2
+        len(init(cluster(node, version="v1.31.0", extra=extra))["ClusterConfiguration"]["apiServer"]["extraArgs"]) == 2
     )
     with pytest.raises(ConfigError, match="names an argument twice"):
         init(cluster(node, version="v1.30.0", extra=extra))

@@ -105,9 +105,7 @@ def test_etcd_that_is_not_healthy() -> None:
 
 
 def test_other_programs_last_words_are_kept() -> None:
-    log = (
-        "I1120 10:00:00.000001    12 a.go:1] fine\nunable to fetch the kubeadm-config ConfigMap\n\nyaml: line 2\n"
-    )
+    log = "I1120 10:00:00.000001    12 a.go:1] fine\nunable to fetch the kubeadm-config ConfigMap\n\nyaml: line 2\n"
     assert "yaml: line 2" in parse_failure(log)
     assert parse_failure("Error: unknown flag: --x\nUsage: kubeadm\n") == "unknown flag: --x"
     assert parse_failure("") == ""

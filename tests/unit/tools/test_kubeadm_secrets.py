@@ -184,9 +184,7 @@ def test_ca_cert_hash_is_the_digest_of_the_public_key() -> None:
         .not_valid_after(now + timedelta(days=1))
         .sign(key, hashes.SHA256())
     )
-    der = key.public_key().public_bytes(
-        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    der = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     expected = "sha256:" + hashlib.sha256(der).hexdigest()
     assert kubeadm.ca_cert_hash(certificate.public_bytes(serialization.Encoding.PEM)) == expected
 
@@ -210,9 +208,12 @@ SERIAL_ZERO_HASH = "sha256:90d02357c30c8b8d52a34204b9e8838d6d44242564c00331e362b
 def test_ca_cert_hash_of_a_certificate_with_serial_number_0() -> None:
     assert kubeadm.ca_cert_hash(SERIAL_ZERO) == SERIAL_ZERO_HASH
     assert (
-        kubeadm.ca_cert_hash(b"# comment\r\n" + SERIAL_ZERO.replace(b"\n", b"\r\n") + SERIAL_ZERO)
-        == SERIAL_ZERO_HASH
+        kubeadm.ca_cert_hash(b"# comment\r\n" + SERIAL_ZERO.replace(b"\n", b"\r\n") + SERIAL_ZERO) == SERIAL_ZERO_HASH
     )
+
+
+def certificate_pem(der: bytes) -> bytes:
+    return f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(der).decode()}\n-----END CERTIFICATE-----\n".encode()
 
 
 @given(st.binary(max_size=60), st.integers(0, 360), st.integers(0, 255))
@@ -221,15 +222,12 @@ def test_a_broken_certificate_is_a_value_error(noise: bytes, length: int, byte: 
     changed = bytearray(der)
     changed[length] = byte
     for broken in (noise, der[:length], bytes(changed)):
-        pem = f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(broken).decode()}\n-----END CERTIFICATE-----\n"
         with contextlib.suppress(ValueError):
-            assert kubeadm.ca_cert_hash(pem.encode()).startswith("sha256:")
+            assert kubeadm.ca_cert_hash(certificate_pem(broken)).startswith("sha256:")
     with pytest.raises(ValueError, match="no PEM certificate"):
         kubeadm.ca_cert_hash(noise)
     with pytest.raises(ValueError, match="cannot be read"):
-        kubeadm.ca_cert_hash(
-            f"-----BEGIN CERTIFICATE-----\n{base64.b64encode(der[:120]).decode()}\n-----END CERTIFICATE-----\n".encode()
-        )
+        kubeadm.ca_cert_hash(certificate_pem(der[:120]))
 
 
 def test_the_secret_of_a_token_is_named_by_its_public_part() -> None:

@@ -131,9 +131,7 @@ values = st.recursive(
 
 
 def section(kind: str, inner: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[list[dict[str, Any]]]:
-    entries = st.builds(
-        lambda name, value, extra: {"name": name, kind: value, "x-extra": extra}, names, inner, values
-    )
+    entries = st.builds(lambda name, value, extra: {"name": name, kind: value, "x-extra": extra}, names, inner, values)
     return st.lists(entries, max_size=4, unique_by=lambda e: e["name"])
 
 

@@ -140,9 +140,7 @@ def test_digest_changes_with_what_matters(spec: ClusterSpec) -> None:
 
 
 def test_digest_does_not_hold_what_is_not_ours(spec: ClusterSpec) -> None:
-    assert prepare_digest(spec, host("w1", "kube_node", ansible_password="x"), "f") == prepare_digest(
-        spec, W1, "f"
-    )
+    assert prepare_digest(spec, host("w1", "kube_node", ansible_password="x"), "f") == prepare_digest(spec, W1, "f")
 
 
 def test_load_balancer_knows_the_control_planes_in_one_order(spec: ClusterSpec) -> None:

@@ -50,9 +50,7 @@ def test_a_job_needs_a_command() -> None:
         systemd.start_job_script("x", ())
 
 
-@given(
-    st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20), max_size=4)
-)
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20), max_size=4))
 def test_arguments_survive_both_shells(arguments: list[str]) -> None:
     script = systemd.start_job_script("x", ("printf", r"%s\0", *arguments))
     # What the start script writes as the job's own script, asked of the shell itself.

@@ -1,0 +1,145 @@
+"""``make test``: all parts one after the other, with what took how long and what was skipped and why.
+
+The bundle (Kubernetes packages and images) and the lab's base system are made beside lint, types and unit tests,
+so that a machine with nothing on it is not kept waiting twice.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+LAYER_PACKAGES = "containerd conntrack socat ethtool ebtables containernetworking-plugins".split()
+
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+PARTS: dict[str, list[list[str]]] = {
+    "lint": [
+        [str(BIN / "ruff"), "check", "."],
+        [str(BIN / "ruff"), "format", "--check", "."],
+        [str(BIN / "ansible-lint"), "--offline", "-q", "playbooks"],
+    ],
+    "types": [[str(BIN / "mypy")]],
+    "unit": [[*PYTEST, "-n", "2", "-m", "not soak", "tests/unit"]],
+    "integration": [[*PYTEST, "-m", "not soak", "tests/integration"]],
+    "e2e": [[*PYTEST, "-m", "not soak", "tests/e2e"]],
+    "soak": [[*PYTEST, "-m", "soak", "tests"]],
+}
+CI_PARTS = ("lint", "types", "unit", "integration", "e2e")
+NEED_SYSTEMS = {"integration", "e2e", "soak"}
+
+
+@dataclass(slots=True)
+class Result:
+    """How a part ended."""
+
+    name: str
+    ok: bool
+    duration_s: float
+    counts: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+
+
+class Preparation:
+    """Makes bundle and base system beside the first parts; ``wait`` says what came of it."""
+
+    def __init__(self) -> None:
+        self._problems: list[str] = []
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._started = time.monotonic()
+        self._thread.start()
+
+    def _work(self) -> None:
+        layer = ["-m", "tests.lab", "layer", "k8s", *LAYER_PACKAGES]
+        for what, arguments in (
+            ("base system", ["-m", "tests.lab", "base"]),
+            ("layer with containerd", [*layer, "--lab", f"prepare-{os.getpid()}"]),
+            ("bundle of Kubernetes", ["-m", "tests.bundle", "ensure", "--no-upstream"]),
+        ):
+            say(f"preparing beside the tests: {what}")
+            done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+            if done.returncode:
+                self._problems.append(f"{what}: {(done.stderr or done.stdout).strip()[-600:]}")
+                say(f"preparation of the {what} failed:\n{(done.stderr or done.stdout)[-2000:]}")
+            else:
+                say(f"prepared: {what} ({time.monotonic() - self._started:.0f} s after the start)")
+
+    def wait(self) -> None:
+        """Wait for the end; what failed is printed and the tests that need it say that they are skipped."""
+        if self._thread.is_alive():
+            say("waiting for bundle and base system")
+        while self._thread.is_alive():
+            self._thread.join(30)
+            if self._thread.is_alive():
+                say(f"still preparing ({time.monotonic() - self._started:.0f} s)")
+
+
+def say(text: str) -> None:
+    """Print at once."""
+    print(f"== {text}", flush=True)
+
+
+def run_part(name: str, reports: Path) -> Result:
+    """Run one part to its end."""
+    say(name)
+    started, ok = time.monotonic(), True
+    result = Result(name, True, 0.0)
+    for number, command in enumerate(PARTS[name]):
+        report = reports / f"{name}-{number}.xml"
+        whole = [*command, f"--junitxml={report}"] if "pytest" in command else command
+        # ansible-lint looks for ansible beside itself
+        environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
+        code = subprocess.run(whole, cwd=ROOT, env=environment).returncode
+        ok = ok and code in (0, 5) if "pytest" in command else ok and code == 0
+        if report.exists():
+            count(report, result)
+    result.ok, result.duration_s = ok, time.monotonic() - started
+    return result
+
+
+def count(report: Path, result: Result) -> None:
+    """Add up a JUnit file."""
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        kind = next((c.tag for c in case if c.tag in {"failure", "error", "skipped"}), "passed")
+        result.counts[kind] += 1
+        if kind == "skipped":
+            node = case.find("skipped")
+            result.skipped[(node.get("message") if node is not None else "") or "no reason given"] += 1
+
+
+def main(arguments: list[str]) -> int:
+    """Run the named parts, or what CI runs."""
+    names = arguments or list(CI_PARTS)
+    unknown = set(names) - set(PARTS)
+    if unknown:
+        print(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    preparation = Preparation() if NEED_SYSTEMS & set(names) else None
+    results = []
+    with tempfile.TemporaryDirectory(prefix="kops-py-reports-") as folder:
+        for name in names:
+            if name in NEED_SYSTEMS and preparation is not None:
+                preparation.wait()
+                preparation = None
+            results.append(run_part(name, Path(folder)))
+    print()
+    for result in results:
+        counted = ", ".join(f"{n} {kind}" for kind, n in sorted(result.counts.items())) or "-"
+        print(f"{'ok  ' if result.ok else 'FAIL'} {result.name:<12} {result.duration_s:7.1f} s  {counted}")
+        for reason, n in result.skipped.most_common():
+            print(f"       skipped {n}: {reason}")
+    print(f"total {sum(r.duration_s for r in results):.0f} s; load {os.getloadavg()[0]:.1f}")
+    return 0 if all(r.ok for r in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
