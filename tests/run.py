@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-LAYER_PACKAGES = "containerd conntrack socat ethtool ebtables containernetworking-plugins".split()
+LAYER_PACKAGES = ["containerd", "conntrack", "socat", "ethtool", "ebtables", "containernetworking-plugins"]
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 PARTS: dict[str, list[list[str]]] = {

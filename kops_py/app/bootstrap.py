@@ -47,6 +47,8 @@ class RunResult:
     findings: tuple[Finding, ...] = ()
     errors: tuple[KopsError, ...] = ()
     run_dir: Path | None = None
+    executed: bool = False
+    """Whether the plan was begun."""
 
 
 def run_bootstrap(settings: Settings, emit: Emit, confirm: Confirm) -> RunResult:
@@ -64,9 +66,37 @@ def run_bootstrap(settings: Settings, emit: Emit, confirm: Confirm) -> RunResult
     try:
         with session(settings, spec, emit, work_dir=folder) as opened:
             emit(RunStarted(run_id=run_id, operation="bootstrap", cluster=spec.name, run_dir=str(folder)))
-            return _run(opened, run_id, folder, confirm)
+            return _run_and_tell(opened, run_id, folder, confirm)
     finally:
         lock.release()
+
+
+def _run_and_tell(opened: Session, run_id: str, folder: Path, confirm: Confirm) -> RunResult:
+    """Run, and let the events end with RunFinished however it ends."""
+    started = time.monotonic()
+
+    def tell(code: ExitCode, errors: tuple[KopsError, ...], left: int = 0) -> None:
+        opened.emit(
+            RunFinished(
+                exit_code=int(code),
+                duration_s=round(time.monotonic() - started, 3),
+                steps_done=0,
+                steps_skipped=0,
+                steps_failed=0,
+                steps_left=left,
+                failures=tuple(str(e) for e in errors),
+                resume="" if code is ExitCode.DONE else opened.settings.command,
+            )
+        )
+
+    try:
+        result = _run(opened, run_id, folder, confirm)
+    except KopsError as error:
+        tell(error.code, (error,))
+        raise
+    if not result.executed:
+        tell(result.exit_code, result.errors, len(result.plan.steps))
+    return result
 
 
 def _decide(opened: Session) -> tuple[RunResult, Facts]:
@@ -161,7 +191,7 @@ def _execute(opened: Session, run_id: str, folder: Path, decided: RunResult, fac
     journal.write("run-end", exit_code=int(code), duration_s=round(finished.duration_s, 3))
     journal.close()
     opened.emit(finished)
-    return RunResult(code, plan, decided.findings, tuple(outcome.errors), folder)
+    return RunResult(code, plan, decided.findings, tuple(outcome.errors), folder, executed=True)
 
 
 def _raise_for_lost_hosts(plan: Plan, facts: Facts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from kops_py.app.session import Settings
 from kops_py.cli.options import (
     event_output,
     host_options,
+    ignore_events,
     inventory_options,
     output_option,
     plan_options,
@@ -37,7 +39,10 @@ def bootstrap(output: str, verbose: bool, **given: Any) -> int:
             "there is no terminal to ask on",
             hint="look at the plan with --plan, then add --yes or --plan-digest DIGEST",
         )
-    with event_output(output, verbose=verbose) as emit:
+    # A plan as JSON is one object, not a stream: the events of making it would be in the way of whoever reads it.
+    with nullcontext(ignore_events) if output == "json" and settings.plan_only else event_output(
+        output, verbose=verbose
+    ) as emit:
         result = run_bootstrap(settings, emit, lambda plan: _confirm(settings, plan))
     if output == "table":
         _print(settings, result)

@@ -73,26 +73,11 @@ def observe_cluster(
             *unready,
             *static_pod_problems(asked.values(), pods, local_etcd=has_local_etcd(config)),
             *(kube_proxy_problems(asked, pods) if proxy is not None else ()),
-            *(dns_problems(dns, pods) if network_expected else ()),
+            *(dns_problems(dns, pods, one_is_enough=bool(absent)) if network_expected else ()),
             *stuck_pods(p for p in pods if (p.get("spec") or {}).get("nodeName") not in absent),
         ),
         join_secrets=join_secrets(tokens, uploaded),
     )
-
-
-def control_plane_problems(api: KubeApi, node: str, *, control_plane: bool) -> tuple[str, ...]:
-    """Say what a node that has just joined still lacks: its registration and, for a control plane, its pods.
-
-    Raises KubeError.
-    """
-    if api.get_or_none(f"/api/v1/nodes/{node}") is None:
-        return (f"node {node} is not registered",)
-    if not control_plane:
-        return ()
-    config = cluster_configuration(api.get_or_none(f"{_SYSTEM}/configmaps/kubeadm-config"))
-    components = _components(local_etcd=has_local_etcd(config))
-    found = ((c, api.get_or_none(f"{_SYSTEM}/pods/{c}-{node}")) for c in components)
-    return tuple(f"{c} on {node}: {problem}" for c, pod in found if (problem := mirror_pod_problem(pod)))
 
 
 def server_version(answer: JsonObject) -> Version:
@@ -190,7 +175,31 @@ def mirror_pod_problem(pod: JsonObject | None) -> str:
     """
     if pod is None or _MIRROR not in (pod["metadata"].get("annotations") or {}):
         return "its mirror pod has not appeared in the API"
-    return pod_problem(pod)
+    problem = pod_problem(pod)
+    return "" if problem and has_started(pod) else problem
+
+
+def has_started(pod: JsonObject) -> bool:
+    """Whether every container runs and is ready, or has passed the startup probe that alone its readiness hangs on.
+
+    kubeadm 1.20 restarts the kubelet at the end of init. That kubelet reports a passed startup probe at once as
+    ``started``, but works out Ready only at the pod's next sync, up to 90 s later (pkg/kubelet/prober:
+    updateStartup; pod workers resync every 60 s and a random half more). Nothing is less served in that time.
+    """
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    containers = {c["name"]: c for c in (pod.get("spec") or {}).get("containers") or []}
+    states = {c["name"]: c for c in (pod.get("status") or {}).get("containerStatuses") or []}
+    return bool(containers) and all(
+        name in states and (states[name].get("ready") is True or _only_lacks_a_sync(container, states[name]))
+        for name, container in containers.items()
+    )
+
+
+def _only_lacks_a_sync(container: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    running = "running" in (state.get("state") or {})
+    awaits_startup_only = "startupProbe" in container and "readinessProbe" not in container
+    return running and awaits_startup_only and state.get("started") is True
 
 
 def kube_proxy_problems(nodes: Iterable[str], pods: Iterable[JsonObject]) -> tuple[str, ...]:
@@ -209,8 +218,13 @@ def kube_proxy_problems(nodes: Iterable[str], pods: Iterable[JsonObject]) -> tup
     return tuple(found)
 
 
-def dns_problems(deployment: JsonObject | None, pods: Iterable[JsonObject] = ()) -> tuple[str, ...]:
-    """Say what DNS lacks: the deployment itself, or available replicas."""
+def dns_problems(
+    deployment: JsonObject | None, pods: Iterable[JsonObject] = (), *, one_is_enough: bool = False
+) -> tuple[str, ...]:
+    """Say what DNS lacks: the deployment itself, or available replicas.
+
+    While a node is down its replica is replaced only after five minutes; one that serves is enough then.
+    """
     if deployment is None:
         return ("DNS: there is no Deployment kube-system/coredns",)
     status = deployment.get("status") or {}
@@ -222,7 +236,7 @@ def dns_problems(deployment: JsonObject | None, pods: Iterable[JsonObject] = ())
     observed = int(status.get("observedGeneration") or 0)
     if observed < int((deployment.get("metadata") or {}).get("generation") or 0):
         return ("DNS: Deployment kube-system/coredns has changed and is not rolled out yet",)
-    if available >= desired:
+    if available >= (1 if one_is_enough else desired):
         return ()
     causes = (pod_problem(p) for p in pods if (p["metadata"].get("labels") or {}).get("k8s-app") == "kube-dns")
     cause = next((c for c in causes if c), "")

@@ -166,16 +166,16 @@ def swap() -> dict[str, object]:
     units = [
         fields[0]
         for line in output(
-            "systemctl", "list-units", "--all", "--type=swap", "--plain", "--no-legend", "--no-pager"
+            "systemctl", "list-units", "--type=swap", "--state=active", "--plain", "--no-legend", "--no-pager"
         ).splitlines()
-        if len(fields := line.split()) >= 2 and fields[1] == "loaded"
+        if (fields := line.split())
     ]
     units += [
         fields[0]
         for line in output(
             "systemctl", "list-unit-files", "--no-legend", "--no-pager", "*.swap", "zramswap.service"
         ).splitlines()
-        if len(fields := line.split()) >= 2 and fields[1] in ("enabled", "static", "generated", "disabled")
+        if len(fields := line.split()) >= 2 and fields[1] in ("enabled", "enabled-runtime", "generated")
     ]
     return {"active": active, "fstab": at_boot, "units": sorted(set(units))}
 

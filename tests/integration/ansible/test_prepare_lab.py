@@ -109,15 +109,15 @@ def test_settings_outlive_a_reboot(prepared: Setup) -> None:
 def test_swap_is_kept_off_at_boot(prepared: Setup) -> None:
     # Swap is the whole machine's and cannot be turned on in a namespace: only what would happen at boot is shown.
     node = prepared.node("n2")
-    node.put_file(b"# c\nUUID=1 /data ext4 defaults 0 0\n  /swapfile none swap sw 0 0\n", "/etc/fstab")
+    node.put_file(b"# c\nnone /data tmpfs noauto 0 0\n  /swapfile none swap sw 0 0\n", "/etc/fstab")
     node.put_file(b"[Swap]\nWhat=/no/such\n[Install]\nWantedBy=swap.target\n", "/etc/systemd/system/no-such.swap")
     node.exec("systemctl daemon-reload; systemctl enable no-such.swap")
     tasks = changed(prepared.prepare(["n2"]))["n2"]
     assert len(tasks) == 2, tasks
     assert node.exec("cat /etc/fstab").stdout == (
-        "# c\nUUID=1 /data ext4 defaults 0 0\n# kops-py: /swapfile none swap sw 0 0\n"
+        "# c\nnone /data tmpfs noauto 0 0\n# kops-py: /swapfile none swap sw 0 0\n"
     )
-    assert node.exec("systemctl is-enabled no-such.swap || true").stdout.strip() == "masked"
+    assert node.exec("systemctl is-enabled no-such.swap || true").stdout.strip() == "disabled"
     assert changed(prepared.prepare(["n2"])) == {"n2": ()}
 
 
@@ -138,9 +138,7 @@ def test_an_interrupted_restart_is_made_up_for(prepared: Setup) -> None:
     node = prepared.node("n2")
     pid = node.exec("systemctl show -p MainPID containerd").stdout
     node.exec("touch /etc/containerd/config.toml")
-    assert changed(prepared.prepare(["n2"])) == {"n2": ("containerd : Run containerd with this configuration",)} or (
-        changed(prepared.prepare(["n2"])) == {"n2": ()}
-    )
+    assert changed(prepared.prepare(["n2"])) == {"n2": ("Run containerd with this configuration",)}
     assert node.exec("systemctl show -p MainPID containerd").stdout != pid
 
 
@@ -176,7 +174,7 @@ def test_an_unknown_host_key_is_refused_until_it_may_be_accepted(prepared: Setup
     assert result.status is AnsibleStatus.UNREACHABLE
     assert "Host key verification failed" in result.message
     assert changed(prepared.prepare(["n1"], ssh_args=args, accept_new_host_keys=True)) == {"n1": ()}
-    assert prepared.node("n1").ip in known_hosts.read_text()
+    assert "ssh-ed25519" in known_hosts.read_text()
 
 
 def test_a_package_repository_that_is_gone_is_named(prepared: Setup) -> None:
