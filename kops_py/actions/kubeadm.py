@@ -7,16 +7,21 @@ own record on the node says that the node never became a member.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
 from kops_py.actions.deps import Deps
-from kops_py.actions.jobs import JobOutcome, forget_job, read_job, run_job
+from kops_py.actions.jobs import JobOutcome, forget_job, read_job, run_job, start_job, wait_job
 from kops_py.actions.join_secrets import TOKEN_TTL_S, mark_uploaded_certificates
+from kops_py.actions.waiting import remaining_s
 from kops_py.connect.base import Host, KubeApi
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import InitControlPlane, JoinNode
-from kops_py.model.errors import CommandFailedError, KubeError
+from kops_py.model.errors import CommandFailedError, DeadlineError, KopsError, KubeError, UnreachableError
 from kops_py.model.facts import JobState
 from kops_py.model.spec import HostSpec
-from kops_py.tools import kubeadm
+from kops_py.observe.cluster import node_facts
+from kops_py.tools import bridge, kubeadm
 from kops_py.tools.kubeadm_failure import failure_hint, parse_failure
 from kops_py.tools.redact import redact
 
@@ -25,14 +30,17 @@ JOIN_JOB = "kubeadm-join"
 RESET_JOB = "kubeadm-reset"
 CONFIG_DIR = "/etc/kops-py"
 CA_CERTIFICATE = "/etc/kubernetes/pki/ca.crt"
+KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
+ADMIN_CONF = "/etc/kubernetes/admin.conf"
+API_SERVER_MANIFEST = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 _POLL_S = 0.5
 
 
 def init_control_plane(deps: Deps, action: InitControlPlane, ctx: StepContext) -> None:
     """Run kubeadm init on the node; raises CommandFailedError with what kubeadm said."""
     host, spec = deps.fleet.host(action.node), deps.spec
-    config_path = f"{CONFIG_DIR}/{INIT_JOB}.yaml"
-    if not _attach(deps, host, INIT_JOB, ctx):
+    config_path = _config_path(INIT_JOB)
+    if not _attach_to_init(deps, host, ctx):
         token = kubeadm.new_token()
         key = kubeadm.new_certificate_key() if action.upload_certs else ""
         config = kubeadm.init_config(
@@ -44,13 +52,13 @@ def init_control_plane(deps: Deps, action: InitControlPlane, ctx: StepContext) -
             cgroup_v1=deps.cgroup_v1.get(action.node, False),
             ignore_preflight_errors=deps.kubeadm_ignores,
         )
-        host.write_file(config_path, config.encode(), timeout_s=min(60.0, ctx.remaining_s()))
-        _validate(deps, host, config_path, ctx)
-        ctx.progress("kubeadm init")
         argv = kubeadm.init_argv(config_path, upload_certs=action.upload_certs)
-        _finish(host, INIT_JOB, run_job(host, INIT_JOB, argv, ctx))
+        with _config_file(host, config_path, config, ctx):
+            _validate(deps, host, config_path, ctx)
+            ctx.progress("kubeadm init")
+            start_job(host, INIT_JOB, _forgetting(config_path, argv))
+        _finish(host, INIT_JOB, wait_job(host, INIT_JOB, ctx))
         deps.join_secrets.remember(token=token, certificate_key=key)
-    host.run(("rm", "-f", config_path), sudo=True, cancel=deps.cancel)
     if action.upload_certs and deps.join_secrets.certificate_key():
         mark_uploaded_certificates(deps.kube.api())
 
@@ -58,8 +66,8 @@ def init_control_plane(deps: Deps, action: InitControlPlane, ctx: StepContext) -
 def join_node(deps: Deps, action: JoinNode, ctx: StepContext) -> None:
     """Run kubeadm join on the node; raises CommandFailedError with what kubeadm said."""
     host, spec = deps.fleet.host(action.node), deps.spec
-    config_path = f"{CONFIG_DIR}/{JOIN_JOB}.yaml"
-    if not _attach(deps, host, JOIN_JOB, ctx):
+    config_path = _config_path(JOIN_JOB)
+    if not _attach_to_join(deps, host, action.control_plane, ctx):
         api = deps.kube.api()
         member = _member_control_plane(deps, api)
         key = _certificate_key(deps, api, member, ctx) if action.control_plane else None
@@ -73,10 +81,39 @@ def join_node(deps: Deps, action: JoinNode, ctx: StepContext) -> None:
             cgroup_v1=deps.cgroup_v1.get(action.node, False),
             ignore_preflight_errors=deps.kubeadm_ignores,
         )
-        host.write_file(config_path, config.encode(), timeout_s=min(60.0, ctx.remaining_s()))
-        ctx.progress("kubeadm join")
-        _finish(host, JOIN_JOB, run_job(host, JOIN_JOB, kubeadm.join_argv(config_path), ctx))
-    host.run(("rm", "-f", config_path), sudo=True, cancel=deps.cancel)
+        with _config_file(host, config_path, config, ctx):
+            ctx.progress("kubeadm join")
+            start_job(host, JOIN_JOB, _forgetting(config_path, kubeadm.join_argv(config_path)))
+        _finish(host, JOIN_JOB, wait_job(host, JOIN_JOB, ctx))
+
+
+def _config_path(job: str) -> str:
+    return f"{CONFIG_DIR}/{job}.yaml"
+
+
+@contextmanager
+def _config_file(host: Host, path: str, text: str, ctx: StepContext) -> Iterator[None]:
+    """Write a configuration with its secrets, and remove it when the block does not come to start its job.
+
+    A job that was started removes the file itself, see _forgetting.
+    """
+    try:
+        host.write_file(path, text.encode(), timeout_s=min(60.0, ctx.remaining_s()))
+        yield
+    except UnreachableError:
+        raise  # the job may have been started, and then it needs the file
+    except KopsError:
+        with suppress(KopsError):  # the first error is the one that matters; not cancellable
+            host.run(("rm", "-f", path), sudo=True, check=False)
+        raise
+
+
+def _forgetting(path: str, argv: Sequence[str]) -> tuple[str, ...]:
+    """Return an argv that runs another, then removes the file with its secrets, and keeps the exit status.
+
+    In the job itself, so that the file goes when kubeadm ends, even if nobody of ours is there any more.
+    """
+    return ("sh", "-c", 'trap \'rm -f -- "$0"\' EXIT; "$@"', path, *argv)
 
 
 def verify_member(deps: Deps, node: str, control_plane: bool, ctx: StepContext) -> None:
@@ -94,13 +131,20 @@ def verify_member(deps: Deps, node: str, control_plane: bool, ctx: StepContext) 
         except KubeError as error:
             problem = str(error)
         if not problem and control_plane:
-            answer = host.run(ready, sudo=True, check=False, timeout_s=20, cancel=deps.cancel)
-            problem = "" if answer.ok else f"its API server is not ready: {answer.err.strip()[-200:]}"
+            problem = _api_server_problem(host, ready, deps)
         if not problem:
             return
         ctx.progress(problem, waiting=True)
-        ctx.remaining_s()
+        remaining_s(ctx, problem, hint=f"look at it on {node}: journalctl -u kubelet -n 50; then run the same again")
         ctx.cancel.wait(_POLL_S)
+
+
+def _api_server_problem(host: Host, argv: Sequence[str], deps: Deps) -> str:
+    try:
+        answer = host.run(argv, sudo=True, check=False, timeout_s=20, cancel=deps.cancel)
+    except DeadlineError as error:
+        return f"its API server is not ready: {error.what}"
+    return "" if answer.ok else f"its API server is not ready: {redact(answer.err).strip()[-200:]}"
 
 
 def _own_api_argv(host: HostSpec) -> tuple[str, ...]:
@@ -115,27 +159,60 @@ def _own_api_argv(host: HostSpec) -> tuple[str, ...]:
     )
 
 
-def _attach(deps: Deps, host: Host, job: str, ctx: StepContext) -> bool:
-    """Wait for a job that is running already; True when it ended well, False when it must be begun anew."""
-    state = read_job(host, job)
+def _attach_to_init(deps: Deps, host: Host, ctx: StepContext) -> bool:
+    """Return whether an earlier init ended well, waiting for a running one; False: it must be begun anew."""
+    state = _ended_state(host, INIT_JOB, ctx)
     if state is None:
         return False
-    if state is JobState.RUNNING:
-        ctx.progress(f"{job} runs there already from an earlier run: waiting for it", waiting=True)
-        outcome = run_job(host, job, None, ctx)
-        if outcome.exit_status == 0:
+    if state is JobState.SUCCEEDED:
+        if _has(host, ADMIN_CONF) or _has(host, API_SERVER_MANIFEST):
+            deps.kube.api()  # raises what is wrong; a control plane that was finished once is never reset
             return True
-    elif state is JobState.SUCCEEDED and job == INIT_JOB:
-        deps.kube.api()  # raises what is wrong; a control plane that was finished once is never reset
-        return True
-    _reset(host, job, ctx)
+        forget_job(host, INIT_JOB)  # somebody reset the host since: the record is of a cluster that is gone
+        return False
+    _reset(host, INIT_JOB, ctx)
     return False
+
+
+def _attach_to_join(deps: Deps, host: Host, control_plane: bool, ctx: StepContext) -> bool:
+    """Return whether an earlier join made the host a member, waiting for a running one.
+
+    False: it must be begun anew. A join may have ended between the observation and now; a member is never reset.
+    """
+    state = _ended_state(host, JOIN_JOB, ctx)
+    if state is None:
+        return False
+    if state is JobState.SUCCEEDED and _is_member(deps, host, control_plane):
+        return True
+    _reset(host, JOIN_JOB, ctx)
+    return False
+
+
+def _ended_state(host: Host, job: str, ctx: StepContext) -> JobState | None:
+    """Return how a job ended, after its end; None when there is none."""
+    state = read_job(host, job)
+    if state is not JobState.RUNNING:
+        return state
+    ctx.progress(f"{job} runs there already from an earlier run: waiting for it", waiting=True)
+    outcome = wait_job(host, job, ctx)
+    return JobState.SUCCEEDED if outcome.exit_status == 0 else JobState.FAILED
+
+
+def _is_member(deps: Deps, host: Host, control_plane: bool) -> bool:
+    """Whether the node is what the runbook calls a member; raises KubeError."""
+    node = deps.kube.api().get_or_none(f"/api/v1/nodes/{host.name}")
+    if node is None or not _has(host, KUBELET_CONF):
+        return False
+    return not control_plane or (node_facts(node).is_control_plane and _has(host, API_SERVER_MANIFEST))
+
+
+def _has(host: Host, path: str) -> bool:
+    return host.run(("test", "-s", path), sudo=True, check=False).ok
 
 
 def _reset(host: Host, job: str, ctx: StepContext) -> None:
     ctx.progress("cleaning up an attempt that did not come to its end (kubeadm reset)")
-    forget_job(host, RESET_JOB)
-    outcome = run_job(host, RESET_JOB, kubeadm.reset_argv(), ctx)
+    outcome = run_job(host, RESET_JOB, kubeadm.reset_argv(), ctx)  # one that is running still is waited for
     if outcome.exit_status != 0:
         raise CommandFailedError(
             "kubeadm reset failed",
@@ -144,7 +221,7 @@ def _reset(host: Host, job: str, ctx: StepContext) -> None:
             hint=f"see {outcome.log_path} on the host, then run the same command again",
             exit_status=outcome.exit_status,
         )
-    host.run(("rm", "-rf", "/etc/cni/net.d/10-kops-py-bridge.conflist", f"{CONFIG_DIR}/bridge-peers"), sudo=True)
+    host.run(("rm", "-f", bridge.CNI_PATH, bridge.PEERS_PATH, _config_path(job)), sudo=True)
     forget_job(host, RESET_JOB)
     forget_job(host, job)
 

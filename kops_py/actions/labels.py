@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kops_py.actions.deps import Deps
+from kops_py.actions.waiting import remaining_s
 from kops_py.connect.base import JsonObject
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import LabelNode
@@ -32,7 +33,7 @@ def label_node(deps: Deps, action: LabelNode, ctx: StepContext) -> None:
             if error.status != 409:
                 raise
             ctx.progress("somebody else changed the node at the same time", waiting=True)
-            ctx.remaining_s()
+            remaining_s(ctx, "every attempt met another change of the node at the same moment")
             ctx.cancel.wait(_ATTEMPTS_S)
             continue
         return

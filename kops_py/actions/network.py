@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kops_py.actions.deps import Deps
+from kops_py.actions.waiting import remaining_s
 from kops_py.connect.base import Host
 from kops_py.connect.kube_manifests import split_manifests
 from kops_py.engine.run import StepContext
@@ -61,8 +62,9 @@ def _pod_networks(deps: Deps, node: str, ctx: StepContext) -> tuple[dict[str, tu
         lacking = sorted(n.name for n in facts if not (n.pod_cidr and n.internal_ip))
         if not lacking:
             break
-        ctx.progress(f"the pod network of {', '.join(lacking)} is not assigned yet", waiting=True)
-        ctx.remaining_s()
+        problem = f"the pod network of {', '.join(lacking)} is not assigned yet"
+        ctx.progress(problem, waiting=True)
+        remaining_s(ctx, problem, hint="look at it: kubectl get nodes; kubectl -n kube-system get pods")
         ctx.cancel.wait(_POLL_S)
     spec = next((o.get("spec") or {} for o in objects if o["metadata"]["name"] == node), None)
     if spec is None:

@@ -8,7 +8,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from kops_py.model.errors import (
     PreflightError,
     UnreachableError,
 )
-from kops_py.model.event import FindingsMade, Note, PlanMade, RunFinished, RunStarted, StepResult
+from kops_py.model.event import Event, FindingsMade, Note, PlanMade, RunFinished, RunStarted, StepResult
 from kops_py.model.facts import Facts
 from kops_py.model.finding import Finding, blocking
 from kops_py.model.plan import Plan
@@ -64,11 +65,29 @@ def run_bootstrap(settings: Settings, emit: Emit, confirm: Confirm) -> RunResult
     lock = FileLock(settings.run_dir / "locks", spec.name)
     lock.acquire(run_id=run_id, command=settings.command)
     try:
-        with session(settings, spec, emit, work_dir=folder) as opened:
-            emit(RunStarted(run_id=run_id, operation="bootstrap", cluster=spec.name, run_dir=str(folder)))
+        with _recorded(emit, folder) as record, session(settings, spec, record, work_dir=folder) as opened:
+            record(RunStarted(run_id=run_id, operation="bootstrap", cluster=spec.name, run_dir=str(folder)))
             return _run_and_tell(opened, run_id, folder, confirm)
     finally:
         lock.release()
+
+
+@contextmanager
+def _recorded(emit: Emit, folder: Path) -> Iterator[Emit]:
+    """Write every event of a run to its folder as well."""
+    from kops_py.report.bus import EventBus
+    from kops_py.report.jsonl import JsonFile
+
+    events = EventBus([JsonFile(folder / "events.jsonl")])
+
+    def record(event: Event) -> None:
+        events(event)
+        emit(event)
+
+    try:
+        yield record
+    finally:
+        events.close()
 
 
 def _run_and_tell(opened: Session, run_id: str, folder: Path, confirm: Confirm) -> RunResult:
@@ -146,7 +165,7 @@ def _run(opened: Session, run_id: str, folder: Path, confirm: Confirm) -> RunRes
         return decided
     if not plan.has_changes:
         return RunResult(ExitCode.DONE, plan, decided.findings, run_dir=folder)
-    if not settings.plan_digest and not confirm(plan):
+    if not confirm(plan, decided.findings):
         return RunResult(ExitCode.INTERRUPTED, plan, decided.findings, run_dir=folder)
     return _execute(opened, run_id, folder, decided, facts)
 

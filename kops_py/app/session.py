@@ -42,7 +42,8 @@ class Settings:
 
 
 Emit = Callable[[Event], None]
-Confirm = Callable[[Plan], bool]
+Confirm = Callable[[Plan, tuple[Finding, ...]], bool]
+"""Shown the plan and what was found before anything is touched; says whether to go on."""
 
 
 def load_spec(settings: Settings) -> ClusterSpec:

@@ -21,6 +21,7 @@ from kops_py.cli.options import (
     settings_from,
 )
 from kops_py.model.errors import ConfigError, ExitCode
+from kops_py.model.finding import Finding
 from kops_py.model.plan import Plan
 
 
@@ -43,9 +44,9 @@ def bootstrap(output: str, verbose: bool, **given: Any) -> int:
     with nullcontext(ignore_events) if output == "json" and settings.plan_only else event_output(
         output, verbose=verbose
     ) as emit:
-        result = run_bootstrap(settings, emit, lambda plan: _confirm(settings, plan))
+        result = run_bootstrap(settings, emit, lambda plan, findings: _confirm(settings, output, plan, findings))
     if output == "table":
-        _print(settings, result)
+        _print(result, plan_only=settings.plan_only)
     elif settings.plan_only:
         print_json(result.plan.to_json() | {"findings": [f.to_json() for f in result.findings]})
     for error in result.errors:
@@ -53,22 +54,24 @@ def bootstrap(output: str, verbose: bool, **given: Any) -> int:
     return int(result.exit_code)
 
 
-def _confirm(settings: Settings, plan: Plan) -> bool:
-    if settings.yes:
-        return True
-    from kops_py.report.text import plan_text
+def _confirm(settings: Settings, output: str, plan: Plan, findings: tuple[Finding, ...]) -> bool:
+    """Show what was found, and ask unless the answer was given on the command line."""
+    from kops_py.report.text import findings_text, plan_text
 
+    if findings and output == "table":
+        click.echo(findings_text(findings), err=True)
+    if settings.yes or settings.plan_digest:
+        return True
     click.echo(plan_text(plan), err=True)
     return click.confirm("Run this plan?", default=False, err=True)
 
 
-def _print(settings: Settings, result: RunResult) -> None:
+def _print(result: RunResult, *, plan_only: bool) -> None:
     from kops_py.report.text import findings_text, plan_text
 
-    shown = [f for f in result.findings if not f.ignored]
-    if settings.plan_only or shown:
+    if not result.executed and (plan_only or result.findings):
         click.echo(findings_text(result.findings))
-    if settings.plan_only:
+    if plan_only:
         click.echo(plan_text(result.plan))
     elif result.exit_code is ExitCode.INTERRUPTED and not result.errors:
         click.echo("nothing was changed")

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: the first asks the run to end cleanly, the second ends the program at once."""
+"""Ctrl-C and SIGTERM: the first asks the run to end cleanly, the second ends the program at once.
+
+Where the program only waits for a person's answer there is nothing to end cleanly: the first ends it.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ def signals_cancel(cancel: Cancel) -> Iterator[None]:
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         if cancel.is_set:
+            _show_cursor()
             os._exit(int(ExitCode.INTERRUPTED))
         cancel.set(signal.Signals(number).name)
 
@@ -31,3 +35,30 @@ def signals_cancel(cancel: Cancel) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def signals_end() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the block with KeyboardInterrupt; outside the main thread it does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _show_cursor() -> None:
+    """Give the terminal its cursor back, which a live display hides and can no longer show itself."""
+    try:
+        if os.isatty(2):
+            os.write(2, b"\x1b[?25h\n")
+    except OSError:
+        return

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kops_py.model.errors import LockedError
+from kops_py.model.errors import ConfigError, LockedError
 
 
 class FileLock:
@@ -25,9 +25,17 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self, *, run_id: str, command: str) -> None:
-        """Take the lock; raises LockedError naming the holder when somebody else has it."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Take the lock; raises LockedError naming the holder when somebody else has it, ConfigError."""
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                "the lock file cannot be opened",
+                where=str(self.path),
+                why=error.strerror or str(error),
+                hint="choose a folder of your own with --run-dir",
+            ) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -65,7 +73,10 @@ def describe_holder(holder: dict[str, Any]) -> str:
     """Say in one sentence who holds a lock, from what its file says."""
     if not holder:
         return "its holder left no name"
-    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(float(holder.get("since_s", 0))))
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(float(holder["since_s"])))
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        since = "?"
     return (
         f"held by {holder.get('user', '?')}@{holder.get('host', '?')}, process {holder.get('pid', '?')}, "
         f"since {since}, run {holder.get('run_id', '?')}: {holder.get('command', '?')}"

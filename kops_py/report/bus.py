@@ -6,6 +6,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from kops_py.model.event import Event
 from kops_py.report.console import Subscriber
@@ -15,18 +16,25 @@ class EventBus:
     """The ``emit`` of a run; thread-safe."""
 
     def __init__(self, subscribers: Sequence[Subscriber]) -> None:
-        self._subscribers = tuple(subscribers)
+        self._subscribers = list(subscribers)
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
-        """Hand the event to every subscriber."""
+        """Hand the event to every subscriber; one whose reader went away (a closed pipe) is told nothing more.
+
+        That is no reason to stop a run half-way: the work goes on, and the journal keeps what happened.
+        """
         stamped = dataclasses.replace(event, at_s=round(time.time(), 3))
         with self._lock:
-            for subscriber in self._subscribers:
-                subscriber(stamped)
+            for subscriber in tuple(self._subscribers):
+                try:
+                    subscriber(stamped)
+                except (OSError, ValueError):
+                    self._subscribers.remove(subscriber)
 
     def close(self) -> None:
         """Close every subscriber."""
         with self._lock:
             for subscriber in self._subscribers:
-                subscriber.close()
+                with suppress(OSError, ValueError):
+                    subscriber.close()

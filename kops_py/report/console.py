@@ -120,7 +120,7 @@ class LiveConsole:
         self._live: Live | None = Live(
             console=self._console, get_renderable=self._render, refresh_per_second=8, transient=True
         )
-        self._live.start()
+        self._started = False  # not before the first step: until then the person may be asked something
 
     def __call__(self, event: Event) -> None:
         """Show the event."""
@@ -129,6 +129,7 @@ class LiveConsole:
                 self._console.print(f"[bold]{wave}[/bold]")
             case StepStarted(step=step, title=title, node=node):
                 self._rows[step] = _Row(f"{node or _CLUSTER}: {title}", time.monotonic())
+                self._start()
             case StepProgress(step=step, message=message, waiting=waiting) if step in self._rows:
                 self._rows[step].message, self._rows[step].waiting = message, waiting
             case StepFinished(step=step, result=result):
@@ -142,6 +143,11 @@ class LiveConsole:
             case RunFinished():
                 self.close()
 
+    def _start(self) -> None:
+        if self._live is not None and not self._started:
+            self._started = True
+            self._live.start()
+
     def _render(self) -> Any:
         from rich.table import Table
         from rich.text import Text
@@ -150,7 +156,7 @@ class LiveConsole:
         now = time.monotonic()
         for row in list(self._rows.values()):
             state = ("waiting: " if row.waiting else "") + row.message
-            table.add_row(Text(f"  {row.title}"), Text(f"{now - row.started_at:.0f}s"), Text(state, style="dim"))
+            table.add_row(Text(f"  {row.title}"), Text(f"{now - row.started_at:.0f}s"), Text(state, style="dim", no_wrap=True, overflow="ellipsis"))
         return table
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from kops_py.model.status import Certificate, ClusterStatus
+from kops_py.report.plain import clean, clean_line
 
 _SOON_DAYS = 30
 
@@ -16,7 +17,7 @@ def status_text(status: ClusterStatus, *, now: datetime | None = None) -> str:
     parts = [
         f"cluster {status.cluster_name or '?'}, Kubernetes {status.server_version}, endpoint {status.endpoint or '?'}: "
         + ("healthy" if not status.unhealthy else f"{len(status.unhealthy)} problem(s)"),
-        *(f"  ! {problem}" for problem in status.unhealthy),
+        *(f"  ! {clean_line(problem)}" for problem in status.unhealthy),
         "",
         _nodes(status),
         "",
@@ -26,7 +27,7 @@ def status_text(status: ClusterStatus, *, now: datetime | None = None) -> str:
     ]
     if status.bootstrap_tokens:
         parts += ["", f"{status.bootstrap_tokens} bootstrap token(s) are valid: kubeadm token list"]
-    return "\n".join(parts)
+    return clean("\n".join(parts))
 
 
 def _nodes(status: ClusterStatus) -> str:
@@ -85,6 +86,7 @@ def _urgency(certificate: Certificate, now: datetime) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return rows under a header, columns aligned, without trailing blanks."""
+    header, rows = [clean_line(c) for c in header], [[clean_line(c) for c in row] for row in rows]
     widths = [max(len(str(r[i])) for r in (header, *rows)) for i in range(len(header))]
     return "\n".join(
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

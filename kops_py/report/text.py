@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from kops_py.model.errors import ConfigError, KopsError
 from kops_py.model.finding import Finding, Severity
 from kops_py.model.plan import Plan
+from kops_py.report.plain import clean, clean_line
 
 _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
@@ -25,13 +26,13 @@ def plan_text(plan: Plan) -> str:
             how = "one at a time" if len(wave.steps) > 1 else ""
         lines.append("")
         lines.append(f"{wave.name}{f' ({how})' if how else ''}")
-        width = max(len(s.node or "cluster") for s in wave.steps)
+        width = max((len(s.node or "cluster") for s in wave.steps), default=0)
         for step in wave.steps:
             number += 1
             lines.append(f"  {number:3d}  {step.node or 'cluster':<{width}}  {step.title}")
             lines += [f"       {'':<{width}}    {detail}" for detail in step.details]
     lines += ["", f"{number} step{'s' if number != 1 else ''}, digest {plan.digest}"]
-    return "\n".join(lines)
+    return clean("\n".join(lines))
 
 
 def findings_text(findings: Sequence[Finding]) -> str:
@@ -41,32 +42,43 @@ def findings_text(findings: Sequence[Finding]) -> str:
     lines = []
     for f in sorted(findings, key=lambda f: (f.ignored, _ORDER[f.severity], f.id, f.node)):
         label = "ignored" if f.ignored else str(f.severity)
-        lines.append(f"{label:<8} {f.node or 'cluster'}: {f.message}  [{f.id}]")
+        lines.append(f"{label:<8} {f.node or 'cluster'}: {clean_line(f.message)}  [{f.id}]")
         if f.hint and not f.ignored and f.severity is not Severity.INFO:
-            lines.append(f"         -> {f.hint}")
+            lines.append(f"         -> {clean_line(f.hint)}")
     counted = {s: sum(1 for f in findings if f.severity is s and not f.ignored) for s in Severity}
     ignored = sum(1 for f in findings if f.ignored)
     lines.append(
         f"{counted[Severity.ERROR]} errors, {counted[Severity.WARNING]} warnings, {counted[Severity.INFO]} notes"
         + (f", {ignored} ignored" if ignored else "")
     )
-    return "\n".join(lines)
+    return clean("\n".join(lines))
 
 
 def error_text(error: KopsError, *, resume: str = "", log: str = "") -> str:
     """Return an error as what, where, why, and what to type next."""
+    return errors_text((error,), resume=resume, log=log)
+
+
+def errors_text(errors: Sequence[KopsError], *, resume: str = "", log: str = "") -> str:
+    """Return errors as what, where, why, and what to type next; what hit several places alike is said once."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for error in errors:
+        for one in (error, *(error.others if isinstance(error, ConfigError) else ())):
+            groups.setdefault((one.what, one.why, one.hint), []).append(one.where)
     lines = []
-    everything: list[KopsError] = [error, *(error.others if isinstance(error, ConfigError) else ())]
-    for one in everything:
-        place = f"{one.where}: " if one.where else ""
-        lines.append(f"error: {place}{one.what}")
-        if one.why:
-            first, *more = one.why.splitlines()
-            lines += [f"  why:  {first}", *(f"        {line}" for line in more)]
-        if one.hint:
-            lines.append(f"  next: {one.hint}")
-    if log:
-        lines.append(f"  log:  {log}")
-    if resume:
-        lines.append(f"  continue with: {resume}")
+    for (what, why, hint), places in groups.items():
+        named = [p for p in dict.fromkeys(places) if p]
+        lines += _labelled("error: ", f"{', '.join(named)}: {what}" if named else what)
+        lines += _labelled("  why:  ", why)
+        lines += _labelled("  next: ", hint)
+    lines += _labelled("  log:  ", log)
+    lines += _labelled("  continue with: ", resume)
     return "\n".join(lines)
+
+
+def _labelled(label: str, text: str) -> list[str]:
+    """Return a text with its label; further lines are indented below it."""
+    first, *more = clean(text).strip("\n").split("\n")
+    if not (first or more):
+        return []
+    return [f"{label}{first}", *(f"{'':<{len(label)}}{line}" for line in more)]

@@ -71,13 +71,15 @@ def package_plan(state: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[
     if settings["containerd_version"]:
         pins[containerd] = _pin(settings["containerd_version"])
     join = "=" if family == "debian" else "-"
-    install = [
-        f"{name}{join}{pins[name]}" if name in pins else name
+    names = [
+        name
         for name in (*TOOLS[family], containerd, "cri-tools", *KUBERNETES)
         if name not in there or (name in pins and not fnmatchcase(there[name], pins[name]))
     ]
-    keep = {containerd, *KUBERNETES}
-    return {"install": install, "hold": sorted(keep - set(state["held"])), "refusals": refusals}
+    install = [f"{name}{join}{pins[name]}" if name in pins else name for name in names]
+    # Installing a held package takes its hold away.
+    hold = [name for name in sorted({containerd, *KUBERNETES}) if name in names or name not in state["held"]]
+    return {"install": install, "hold": hold, "refusals": refusals}
 
 
 class FilterModule:

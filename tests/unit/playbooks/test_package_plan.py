@@ -51,6 +51,12 @@ def test_a_ready_host_gets_nothing() -> None:
     assert found == {"install": [], "hold": [], "refusals": []}
 
 
+def test_a_hold_is_renewed_when_another_version_is_installed() -> None:
+    held = ["containerd", "kubeadm", "kubectl", "kubelet"]
+    found = plan(state(packages={**READY, "kubelet": "1.31.1-1.1"}, held=held), SETTINGS)
+    assert (found["install"], found["hold"]) == (["kubelet=1.31.2-*"], ["kubelet"])
+
+
 def test_rpm_names_and_pins() -> None:
     found = plan(state("redhat"), {**SETTINGS, "containerd_source": "docker", "containerd_version": "1.7.24"})
     assert found["refusals"] == []
