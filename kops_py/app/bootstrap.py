@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kops_py.app.session import Confirm, Emit, Session, Settings, check_hosts, load_spec, session
+from kops_py.app.session import Confirm, Emit, Session, Settings, check_hosts, load_spec, resume_command, session
+from kops_py.engine.cancel import signals_end
 from kops_py.model.errors import (
     ConfigError,
     ExitCode,
@@ -104,7 +105,7 @@ def _run_and_tell(opened: Session, run_id: str, folder: Path, confirm: Confirm) 
                 steps_failed=0,
                 steps_left=left,
                 failures=tuple(str(e) for e in errors),
-                resume="" if code is ExitCode.DONE else opened.settings.command,
+                resume="" if code is ExitCode.DONE else resume_command(opened.settings.command),
             )
         )
 
@@ -165,7 +166,9 @@ def _run(opened: Session, run_id: str, folder: Path, confirm: Confirm) -> RunRes
         return decided
     if not plan.has_changes:
         return RunResult(ExitCode.DONE, plan, decided.findings, run_dir=folder)
-    if not confirm(plan, decided.findings):
+    with signals_end():
+        agreed = confirm(plan, decided.findings)
+    if not agreed:
         return RunResult(ExitCode.INTERRUPTED, plan, decided.findings, run_dir=folder)
     return _execute(opened, run_id, folder, decided, facts)
 
@@ -193,6 +196,9 @@ def _execute(opened: Session, run_id: str, folder: Path, decided: RunResult, fac
             return _plan(opened, now).plan
 
         outcome = engine.run(plan, replan)
+    except BaseException:
+        journal.close()
+        raise
     finally:
         lease.release()
     code = ExitCode.DONE if outcome.ok else outcome.errors[0].code
@@ -205,7 +211,7 @@ def _execute(opened: Session, run_id: str, folder: Path, decided: RunResult, fac
         steps_failed=outcome.count(StepResult.FAILED),
         steps_left=len(plan.steps) - len(reached),
         failures=tuple(str(e) for e in outcome.errors),
-        resume="" if outcome.ok else opened.settings.command,
+        resume="" if outcome.ok else resume_command(opened.settings.command),
     )
     journal.write("run-end", exit_code=int(code), duration_s=round(finished.duration_s, 3))
     journal.close()

@@ -43,6 +43,7 @@ def _with_host_facts(opened: Session, status: ClusterStatus) -> ClusterStatus:
         return observe_host_status(host, control_plane=opened.spec.host(host.name).is_control_plane)
 
     answers = opened.fleet.map([h.name for h in opened.spec.nodes], work, cancel=opened.cancel)
+    opened.cancel.check()
     unhealthy = list(status.unhealthy)
     certificates, members = [], []
     for name, answer in answers.items():
@@ -81,7 +82,10 @@ def write_kubeconfig(settings: Settings, path: Path | None, *, merge: bool, use:
         write_private(target, new)
     except OSError as error:
         raise ConfigError(
-            "the kubeconfig cannot be written", where=str(target), why=error.strerror or str(error)
+            "the kubeconfig cannot be written",
+            where=str(target),
+            why=error.strerror or str(error),
+            hint="choose another place with --file",
         ) from error
     return target, spec.name
 
@@ -92,10 +96,10 @@ def _refuse_overwrite(target: Path, cluster: str, *, force: bool) -> None:
 
     try:
         existing = yaml.safe_load(target.read_bytes())
-        names = [c.get("name") for c in existing.get("contexts", [])]
-    except (yaml.YAMLError, AttributeError, TypeError):
+        names = [c.get("name") for section in ("contexts", "users") for c in existing.get(section, [])]
+    except (yaml.YAMLError, AttributeError, TypeError, RecursionError):
         names = []
-    if names != [cluster] and not force:
+    if names != [cluster, f"{cluster}-admin"] and not force:
         raise ConfigError(
             "a file that is not this cluster's kubeconfig is there already",
             where=str(target),

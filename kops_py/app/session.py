@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -44,6 +45,21 @@ class Settings:
 Emit = Callable[[Event], None]
 Confirm = Callable[[Plan, tuple[Finding, ...]], bool]
 """Shown the plan and what was found before anything is touched; says whether to go on."""
+
+
+def resume_command(command: str) -> str:
+    """Return the command that goes on with a run that was begun: the same, without the digest of its first plan.
+
+    What was done already is left out of the next plan, so that its digest is another.
+    """
+    words, kept = shlex.split(command), []
+    while words:
+        word = words.pop(0)
+        if word == "--plan-digest":
+            words = words[1:]
+        elif not word.startswith("--plan-digest="):
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def load_spec(settings: Settings) -> ClusterSpec:

@@ -17,9 +17,9 @@ from kops_py.cli.options import (
     inventory_options,
     output_option,
     plan_options,
-    print_json,
     settings_from,
 )
+from kops_py.cli.output import print_json, say
 from kops_py.model.errors import ConfigError, ExitCode
 from kops_py.model.finding import Finding
 from kops_py.model.plan import Plan
@@ -49,8 +49,8 @@ def bootstrap(output: str, verbose: bool, **given: Any) -> int:
         _print(result, plan_only=settings.plan_only)
     elif settings.plan_only:
         print_json(result.plan.to_json() | {"findings": [f.to_json() for f in result.findings]})
-    for error in result.errors:
-        _print_error(settings, result, error)
+    if result.errors:
+        _print_errors(settings, result)
     return int(result.exit_code)
 
 
@@ -63,35 +63,37 @@ def _confirm(settings: Settings, output: str, plan: Plan, findings: tuple[Findin
     if settings.yes or settings.plan_digest:
         return True
     click.echo(plan_text(plan), err=True)
-    return click.confirm("Run this plan?", default=False, err=True)
+    try:
+        return click.confirm("Run this plan?", default=False, err=True)
+    except click.Abort:  # Ctrl-C or Ctrl-D
+        click.echo(err=True)
+        return False
 
 
 def _print(result: RunResult, *, plan_only: bool) -> None:
     from kops_py.report.text import findings_text, plan_text
 
     if not result.executed and (plan_only or result.findings):
-        click.echo(findings_text(result.findings))
+        say(findings_text(result.findings))
     if plan_only:
-        click.echo(plan_text(result.plan))
+        say(plan_text(result.plan))
     elif result.exit_code is ExitCode.INTERRUPTED and not result.errors:
-        click.echo("nothing was changed")
+        say("nothing was changed")
     elif not result.plan.has_changes and not result.errors:
         notes = "; ".join(result.plan.notes)
-        click.echo(f"cluster {result.plan.cluster}: nothing to do" + (f" ({notes})" if notes else ""))
+        say(f"cluster {result.plan.cluster}: nothing to do" + (f" ({notes})" if notes else ""))
     elif not result.errors:
-        click.echo(f"cluster {result.plan.cluster} is ready: {len(result.plan.steps)} steps. Next: kops-py kubeconfig")
+        say(f"cluster {result.plan.cluster} is ready: {len(result.plan.steps)} steps. Next: kops-py kubeconfig")
 
 
-def _print_error(settings: Settings, result: RunResult, error: Any) -> None:
-    from kops_py.report.text import error_text
+def _print_errors(settings: Settings, result: RunResult) -> None:
+    from kops_py.app.session import resume_command
+    from kops_py.report.text import errors_text
 
-    last = error is result.errors[-1]
     started = result.run_dir is not None
-    click.echo(
-        error_text(
-            error,
-            resume=settings.command if last and started else "",
-            log=str(result.run_dir) if last and started else "",
-        ),
-        err=True,
+    text = errors_text(
+        result.errors,
+        resume=resume_command(settings.command) if started else "",
+        log=str(result.run_dir) if started else "",
     )
+    click.echo(text, err=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from kops_py.cli.options import inventory_options, output_option, print_json, settings_from
+from kops_py.cli.options import inventory_options, output_option, settings_from
+from kops_py.cli.output import print_json, say
 
 
 @click.command()
@@ -24,8 +25,8 @@ def init(directory: Path, topology: str) -> None:
     from kops_py.config.init import write_example
 
     for path in write_example(directory, topology):
-        click.echo(f"wrote {path}")
-    click.echo(f"edit them, then: kops-py validate -i {directory}")
+        say(f"wrote {path}")
+    say(f"edit them, then: kops-py validate -i {directory}")
 
 
 @click.command()
@@ -49,7 +50,7 @@ def validate(output: str, **given: Any) -> None:
             }
         )
         return
-    click.echo(
+    say(
         f"{spec.cluster_path} and {spec.inventory_path} are valid: cluster {spec.name}, "
         f"Kubernetes {spec.kubernetes.version}, {len(spec.control_planes)} control plane(s), "
         f"{len(spec.workers)} worker(s), {len(spec.load_balancers)} load balancer(s), endpoint {spec.endpoint}"

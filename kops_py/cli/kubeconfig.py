@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from kops_py.cli.options import host_options, inventory_options, settings_from
+from kops_py.cli.output import say
 
 
 @click.command()
@@ -28,5 +29,5 @@ def kubeconfig(path: Path | None, merge: bool, use: bool, force: bool, verbose: 
     from kops_py.app.queries import write_kubeconfig
 
     written, context = write_kubeconfig(settings_from(**given), path, merge=merge, use=use, force=force)
-    click.echo(f"wrote {written}, context {context}; try: kubectl --kubeconfig {written} --context {context} get nodes")
+    say(f"wrote {written}, context {context}; try: kubectl --kubeconfig {written} --context {context} get nodes")
     return 0

@@ -6,15 +6,17 @@ not import any of them.
 
 from __future__ import annotations
 
+import errno
 import importlib
-import os
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from kops_py.model.errors import CancelledError, ExitCode, KopsError
+from kops_py.cli.output import mute_stdout
+from kops_py.model.errors import CancelledError, ExitCode, KopsError, UnexpectedError
 
 _COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("kops_py.cli.files:init", "Write a commented inventory and cluster.yaml to start from."),
@@ -25,6 +27,11 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("kops_py.cli.status:status", "Show nodes, versions, etcd, certificates and cordons."),
     "kubeconfig": ("kops_py.cli.kubeconfig:kubeconfig", "Fetch the cluster's kubeconfig."),
 }
+
+
+_MACHINE_TROUBLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
 
 
 class LazyGroup(click.Group):
@@ -67,10 +74,11 @@ def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; never raises."""
     import warnings
 
+    _print_anything()
     # kubeadm before 1.22 made certificates with serial number 0; reading them is no reason to warn an operator.
     warnings.filterwarnings("ignore", message="Parsed a serial number which wasn't positive")
     try:
-        result: Any = root.main(args=list(argv), prog_name="kops-py", standalone_mode=False)
+        result: Any = root.main(args=list(argv), prog_name="kops-py", standalone_mode=False, obj=tuple(argv))
     except click.exceptions.Abort:
         return _interrupted()
     except click.ClickException as error:
@@ -82,8 +90,10 @@ def run(argv: Sequence[str]) -> int:
         return _interrupted()
     except BrokenPipeError:
         # Whoever read our output went away (| head): nothing to tell anybody any more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute_stdout()
         return int(ExitCode.DONE)
+    except Exception as error:  # noqa: BLE001 - the last resort: a bug must not look like anything else
+        return _unexpected(error)
     return result if isinstance(result, int) else int(ExitCode.DONE)
 
 
@@ -92,6 +102,36 @@ def _show(error: KopsError) -> int:
 
     print(error_text(error), file=sys.stderr)
     return int(error.code)
+
+
+def _unexpected(error: Exception) -> int:
+    """Say that this is our fault (or that of the machine we run on), and keep the traceback in a file."""
+    from kops_py.report.text import error_text
+
+    machine = isinstance(error, OSError) and error.errno in _MACHINE_TROUBLE
+    try:
+        from kops_py.app.crash import write_crash_report
+
+        details = str(write_crash_report(error))
+    except OSError as problem:
+        details = f"not kept: {problem.strerror}"
+    message = str(error).strip().splitlines() or [""]
+    shown = UnexpectedError(
+        "this machine does not let kops-py go on" if machine else "this is a bug in kops-py",
+        why=f"{type(error).__name__}: {message[0][:300]}".rstrip(": "),
+        hint="mend that, then run the same command again"
+        if machine
+        else "report it with the file named here (look through it first); the same command goes on where it stopped",
+    )
+    print(error_text(shown, log=details), file=sys.stderr)
+    return int(ExitCode.UNEXPECTED)
+
+
+def _print_anything() -> None:
+    """Let characters that the terminal's encoding lacks be replaced, not end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _interrupted() -> int:

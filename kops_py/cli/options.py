@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -98,7 +97,7 @@ def settings_from(**given: Any) -> Settings:
         yes=bool(given.get("yes")),
         plan_only=bool(given.get("plan_only")),
         plan_digest=str(given.get("plan_digest") or ""),
-        command=shlex.join(["kops-py", *sys.argv[1:]]),
+        command=shlex.join(["kops-py", *click.get_current_context().obj]),
     )
 
 
@@ -122,8 +121,3 @@ def event_output(output: str, *, verbose: bool = False, events_file: Path | None
 
 def ignore_events(_event: Event) -> None:
     """Take an event and do nothing."""
-
-
-def print_json(value: Any) -> None:
-    """Print one JSON object on standard output."""
-    print(json.dumps(value, indent=2))

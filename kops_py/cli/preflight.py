@@ -12,9 +12,9 @@ from kops_py.cli.options import (
     ignore_events,
     inventory_options,
     output_option,
-    print_json,
     settings_from,
 )
+from kops_py.cli.output import print_json, say
 from kops_py.model.errors import ExitCode
 from kops_py.model.finding import blocking
 
@@ -35,5 +35,5 @@ def preflight(output: str, verbose: bool, **given: Any) -> int:
     else:
         with event_output(output, verbose=verbose) as emit:
             findings = run_preflight(settings, emit)
-        click.echo(findings_text(findings))
+        say(findings_text(findings))
     return int(ExitCode.PREFLIGHT if blocking(findings) else ExitCode.DONE)

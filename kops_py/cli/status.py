@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from kops_py.cli.options import host_options, inventory_options, output_option, print_json, settings_from
+from kops_py.cli.options import host_options, inventory_options, output_option, settings_from
+from kops_py.cli.output import print_json, say
 
 
 @click.command()
@@ -23,5 +24,5 @@ def status(output: str, verbose: bool, **given: Any) -> int:
     if output == "json":
         print_json(found.to_json())
     else:
-        click.echo(status_text(found))
+        say(status_text(found))
     return 0

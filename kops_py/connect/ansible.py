@@ -159,6 +159,20 @@ def _scripts_folder() -> Path:
     return Path(found).parent
 
 
+# A kops-py that was killed must not leave a playbook behind that works beside the next run's: the kernel ends it
+# with the thread that waits for it (PR_SET_PDEATHSIG). Where there is no prctl it runs on, and both are idempotent.
+_WITH_US = (
+    sys.executable,
+    "-S",
+    "-E",
+    "-c",
+    "import ctypes,os,sys\n"
+    "try: ctypes.CDLL(None).prctl(1,15,0,0,0)\n"
+    "except (OSError,AttributeError): pass\n"
+    "sys.exit(1) if os.getppid()!=int(sys.argv[1]) else os.execvp(sys.argv[2],sys.argv[2:])",
+)
+
+
 def _make_runner(
     folder: PrivateFolder,
     playbook: Path,
@@ -200,6 +214,7 @@ def _make_runner(
     )
     config.prepare()
     config.pexpect_timeout = _POLL_S
+    config.command = [*_WITH_US, str(os.getpid()), *config.command]
     # RunnerConfig began with the whole environment of this process; ours has Ansible's settings filtered out.
     own = environment(folder, scripts)
     config.env = {k: v for k, v in config.env.items() if k in own or k not in os.environ}

@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     """Exit codes of the program; docs/exit-codes.md is tested against this table."""
 
     DONE = 0
+    UNEXPECTED = 1
     CONFIGURATION = 2
     PREFLIGHT = 3
     LOCKED = 4
@@ -56,6 +57,12 @@ class KopsError(Exception):
             "why": self.why,
             "hint": self.hint,
         }
+
+
+class UnexpectedError(KopsError):
+    """A bug in kops-py, or trouble with the machine it runs on (a full disk); made by cli/ only."""
+
+    code = ExitCode.UNEXPECTED
 
 
 class ConfigError(KopsError):

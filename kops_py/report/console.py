@@ -19,6 +19,7 @@ from kops_py.model.event import (
     StepStarted,
     WaveStarted,
 )
+from kops_py.report.plain import clean, clean_line
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -44,11 +45,13 @@ class Subscriber(Protocol):
 
 
 def make_console(stream: TextIO | None = None, *, verbose: bool = False) -> Subscriber:
-    """Return the subscriber that fits the stream: live lines on a terminal, plain lines in CI or a pipe."""
+    """Return the subscriber that fits the stream: live lines on a terminal, plain lines in CI or a pipe.
+
+    NO_COLOR asks for plain lines as well: who sets it does not want escape sequences.
+    """
     out = stream or sys.stderr
-    if out.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI"):
-        return LiveConsole(out, verbose=verbose)
-    return PlainConsole(out, verbose=verbose)
+    plain = os.environ.get("TERM", "dumb") == "dumb" or os.environ.get("CI") or os.environ.get("NO_COLOR")
+    return PlainConsole(out, verbose=verbose) if plain or not out.isatty() else LiveConsole(out, verbose=verbose)
 
 
 @dataclass(slots=True)
@@ -62,7 +65,7 @@ class PlainConsole:
 
     def __call__(self, event: Event) -> None:
         """Print the event if it says something new."""
-        line = self._line(event)
+        line = clean_line(self._line(event))
         if line:
             spent = time.monotonic() - self._started_at
             print(f"[{spent:6.1f}s] {line}", file=self.out, flush=True)
@@ -80,7 +83,7 @@ class PlainConsole:
                 if self._last.get(step) == message:
                     return ""
                 self._last[step] = message
-                return f"{node or _CLUSTER}: {'waiting: ' if waiting else '  '}{message}"
+                return f"{node or _CLUSTER}: {'waiting: ' if waiting else '  '}{clean_line(message)}"
             case StepFinished():
                 return finished_line(event)
             case Note(node=node, message=message):
@@ -108,59 +111,73 @@ class _Row:
 
 
 class LiveConsole:
-    """Finished steps scroll by; running ones stay below, one line a node."""
+    """Finished steps scroll by; running ones stay below, one line each.
+
+    The live lines are there only while steps run: at other times the terminal belongs to whoever asks a question.
+    """
 
     def __init__(self, out: TextIO, *, verbose: bool = False) -> None:
         from rich.console import Console
-        from rich.live import Live
 
-        self._console = Console(file=out, highlight=False, soft_wrap=True)
+        self._console = Console(file=out, highlight=False)
         self._rows: dict[str, _Row] = {}
         self._verbose = verbose
-        self._live: Live | None = Live(
-            console=self._console, get_renderable=self._render, refresh_per_second=8, transient=True
-        )
-        self._started = False  # not before the first step: until then the person may be asked something
+        self._live: Live | None = None
 
     def __call__(self, event: Event) -> None:
         """Show the event."""
         match event:
             case WaveStarted(wave=wave):
-                self._console.print(f"[bold]{wave}[/bold]")
+                self._print(wave, "bold")
             case StepStarted(step=step, title=title, node=node):
-                self._rows[step] = _Row(f"{node or _CLUSTER}: {title}", time.monotonic())
+                self._rows[step] = _Row(clean_line(f"{node or _CLUSTER}: {title}"), time.monotonic())
                 self._start()
             case StepProgress(step=step, message=message, waiting=waiting) if step in self._rows:
-                self._rows[step].message, self._rows[step].waiting = message, waiting
+                self._rows[step].message, self._rows[step].waiting = clean_line(message), waiting
             case StepFinished(step=step, result=result):
                 self._rows.pop(step, None)
                 style = {StepResult.DONE: "green", StepResult.FAILED: "red"}.get(result, "yellow")
-                self._console.print(f"  {finished_line(event)}", style=style, markup=False)
+                self._print(f"  {finished_line(event)}", style)
+                if not self._rows:
+                    self._stop()
             case Note(message=message, node=node):
-                self._console.print(f"  {node + ': ' if node else ''}{message}", markup=False)
+                self._print(f"  {node + ': ' if node else ''}{message}")
             case RunStarted(run_dir=run_dir) if self._verbose:
-                self._console.print(f"journal and logs: {run_dir}", markup=False)
+                self._print(f"journal and logs: {run_dir}")
             case RunFinished():
                 self.close()
 
     def _start(self) -> None:
-        if self._live is not None and not self._started:
-            self._started = True
+        from rich.live import Live
+
+        if self._live is None:
+            self._live = Live(
+                console=self._console, get_renderable=self._render, refresh_per_second=8, transient=True
+            )
             self._live.start()
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._console.print(clean(text).replace("\n", " "), style=style, markup=False, emoji=False, soft_wrap=True)
 
     def _render(self) -> Any:
         from rich.table import Table
         from rich.text import Text
 
         table = Table.grid(padding=(0, 2))
+        for _ in range(3):
+            table.add_column(no_wrap=True, overflow="ellipsis")
         now = time.monotonic()
         for row in list(self._rows.values()):
             state = ("waiting: " if row.waiting else "") + row.message
-            table.add_row(Text(f"  {row.title}"), Text(f"{now - row.started_at:.0f}s"), Text(state, style="dim", no_wrap=True, overflow="ellipsis"))
+            table.add_row(Text(f"  {row.title}"), Text(f"{now - row.started_at:.0f}s"), Text(state, style="dim"))
         return table
 
     def close(self) -> None:
         """Take the live lines away."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._rows.clear()
+        self._stop()

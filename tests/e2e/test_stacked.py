@@ -71,7 +71,8 @@ def _write(bed: Bed, *, workers: tuple[str, ...] = WORKERS) -> None:
 def _check_plans(bed: Bed) -> None:
     """Two plans of the same state are the same plan, and another digest is refused before anything is touched."""
     first, second = (bed.program.run("bootstrap", "--plan", "-o", "json", exit_code=20).json() for _ in range(2))
-    assert first == second
+    assert first["digest"] == second["digest"]
+    assert first["waves"] == second["waves"]
     steps = [s["id"] for w in first["waves"] for s in w["steps"]]
     assert [s for s in steps if s.startswith("join/")] == ["join/n2", "join/n3", "join/n4", "join/n5"]
     refused = bed.program.run("bootstrap", "--plan-digest", "0" * 64, exit_code=3)

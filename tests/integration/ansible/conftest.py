@@ -91,9 +91,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
         hosts = tuple(_host(lab, node, i) for i, node in enumerate(nodes))
         spec = ClusterSpec(
             name="ansible",
-            kubernetes=KubernetesSpec(
-                Version.parse("v1.20.2"), f"{url}/packages", str(key), None, f"{url}/images"
-            ),
+            kubernetes=KubernetesSpec(Version.parse("v1.20.2"), f"{url}/packages", str(key), None, f"{url}/images"),
             network=NetworkSpec(
                 (ip_network("10.244.0.0/16"),), (ip_network("10.96.0.0/12"),), "cluster.local", CniType.NONE
             ),

@@ -28,7 +28,7 @@ class Answer(http.server.BaseHTTPRequestHandler):
         ready = self.path != "/readyz" or not os.path.exists("/run/not-ready")
         self.send_response(200 if ready else 500); self.end_headers(); self.wfile.write(b"api\\n")
 server = http.server.ThreadingHTTPServer(("", 6443), Answer)
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); context.load_cert_chain("/root/tls.pem")
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); context.load_cert_chain("/run/tls.pem")
 server.socket = context.wrap_socket(server.socket, server_side=True)
 server.serve_forever()
 """
@@ -41,9 +41,9 @@ def certificate() -> bytes:
     built = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
     signed = built.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
     no_password = serialization.NoEncryption()
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_password
-    ) + signed.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, no_password) + signed.sign(
+        key, hashes.SHA256()
+    ).public_bytes(serialization.Encoding.PEM)
 
 
 def balance(setup: Setup, spec: ClusterSpec) -> AnsibleHostResult:
@@ -70,9 +70,9 @@ def wait_for_answer(node: Node, url: str, wanted: str) -> None:
 def test_balancing_follows_readiness(setup: Setup) -> None:
     n1, n2 = setup.node("n1"), setup.node("n2")
     spec = replace(setup.spec, endpoint=Endpoint(n2.ip, 6443))
-    n1.put_file(certificate(), "/root/tls.pem", 0o600)
-    n1.put_file(API_SERVER.encode(), "/root/api.py")
-    n1.exec("systemd-run --unit=api python3 /root/api.py")
+    n1.put_file(certificate(), "/run/tls.pem", 0o600)
+    n1.put_file(API_SERVER.encode(), "/run/api.py")
+    n1.exec("systemd-run --unit=api python3 /run/api.py")
     try:
         assert balance(setup, spec).status is AnsibleStatus.OK
         assert balance(setup, spec).changed_tasks == ()

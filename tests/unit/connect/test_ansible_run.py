@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 
@@ -172,6 +175,48 @@ def test_cancel_ends_it(playbooks: Path, tmp_path: Path) -> None:
     assert time.monotonic() - begun < 20
     assert not list(playbooks.parent.glob("runs/*/inventory.json"))
     assert working_in(tmp_path) == []
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.unit.connect.test_ansible_run import AnsibleRunner, host
+AnsibleRunner(Path({runs!r}), playbooks=Path({playbooks!r})).run("p", [host("one")], {{}}, timeout_s=100)
+"""
+
+
+def test_a_killed_program_leaves_no_playbook_behind(playbooks: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    tasks = f"    - name: Long\n      ansible.builtin.command: sleep 52\n      args: {{chdir: {work}}}\n"
+    (playbooks / "p.yml").write_text(f"- hosts: all\n  gather_facts: false\n  tasks:\n{tasks}")
+    root = Path(__file__).parents[3]
+    code = KILLED.format(root=str(root), runs=str(tmp_path / "runs"), playbooks=str(playbooks))
+    program = subprocess.Popen([sys.executable, "-c", code])
+    wait_until(lambda: bool(working_in(work)), "the task runs")
+    program.kill()
+    program.wait(10)
+    wait_until(lambda: not playing(playbooks), "ansible-playbook has ended")
+
+
+def playing(folder: Path) -> list[int]:
+    """Return the processes that have a playbook of this folder in their arguments."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{folder}/" in (entry / "cmdline").read_text():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.05)
 
 
 def working_in(folder: Path) -> list[str]:
