@@ -207,7 +207,9 @@ def measure(topology: Topology, rounds: int, bundle: Bundle, layers: Sequence[st
             run = run_once(way, topology, bundle, layers)
             series.runs.append(run)
             again = f", again {run.again_s:.1f} s" if run.again_s is not None else ""
-            print(f"{topology} {way}: {run.total_s:.1f} s{again}, load before {run.load:.1f}", file=sys.stderr, flush=True)
+            print(
+                f"{topology} {way}: {run.total_s:.1f} s{again}, load before {run.load:.1f}", file=sys.stderr, flush=True
+            )
             print("  " + ", ".join(f"{n} {s:.1f}" for n, s in run.phases_s.items()), file=sys.stderr, flush=True)
     return series
 

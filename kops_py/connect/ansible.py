@@ -159,6 +159,16 @@ def _scripts_folder() -> Path:
     return Path(found).parent
 
 
+_BECOME_BOUND = """\
+import ctypes, os, sys
+try:
+    ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)
+except (OSError, AttributeError):
+    pass
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+
 # A kops-py that was killed must not leave a playbook behind that works beside the next run's: the kernel ends it
 # with the thread that waits for it (PR_SET_PDEATHSIG). Where there is no prctl it runs on, and both are idempotent.
 _WITH_US = (
@@ -166,10 +176,7 @@ _WITH_US = (
     "-S",
     "-E",
     "-c",
-    "import ctypes,os,sys\n"
-    "try: ctypes.CDLL(None).prctl(1,15,0,0,0)\n"
-    "except (OSError,AttributeError): pass\n"
-    "sys.exit(1) if os.getppid()!=int(sys.argv[1]) else os.execvp(sys.argv[2],sys.argv[2:])",
+    _BECOME_BOUND,
 )
 
 
