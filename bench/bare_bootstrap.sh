@@ -141,16 +141,23 @@ JSON
   systemctl enable --now pod-routes
 }
 
-# Every node Ready, every static pod with its mirror pod Ready, kube-proxy Ready on every node, DNS available.
+# Every node Ready, every static pod serving as its mirror pod tells it, kube-proxy Ready on every node, DNS
+# available. A container that only has a startup probe serves when that has passed: a kubelet of 1.20 writes it down
+# as ready only at the next sync, up to 90 s later, and kops-py does not wait for that either.
 wait_healthy() { # control-planes nodes timeout-in-seconds
-  local ready static proxy dns end=$((SECONDS + $3))
+  local ready static proxy dns serving end=$((SECONDS + $3))
   export KUBECONFIG=/etc/kubernetes/admin.conf
+  serving='{{range .items}}{{$c := index .spec.containers 0}}{{if .status.containerStatuses}}'
+  serving+='{{$s := index .status.containerStatuses 0}}'
+  serving+='{{if or $s.ready (and $s.state.running $s.started $c.startupProbe (not $c.readinessProbe))}}x 1/1{{"\n"}}'
+  serving+='{{end}}{{end}}{{end}}'
   count() { awk -v want="$1" '$2 == want { n++ } END { print n + 0 }'; }
+  get() { kubectl --request-timeout=5s -n kube-system get "$@"; }
   while :; do
-    ready=$(kubectl --request-timeout=5s get nodes --no-headers | count Ready) || ready=0
-    static=$(kubectl --request-timeout=5s -n kube-system get pods -l tier=control-plane --no-headers | count 1/1) || static=0
-    proxy=$(kubectl --request-timeout=5s -n kube-system get pods -l k8s-app=kube-proxy --no-headers | count 1/1) || proxy=0
-    dns=$(kubectl --request-timeout=5s -n kube-system get deployment coredns --no-headers | count 2/2) || dns=0
+    ready=$(get nodes --no-headers | count Ready) || ready=0
+    static=$(get pods -l tier=control-plane -o go-template="$serving" | count 1/1) || static=0
+    proxy=$(get pods -l k8s-app=kube-proxy --no-headers | count 1/1) || proxy=0
+    dns=$(get deployment coredns --no-headers | count 2/2) || dns=0
     echo "ready $ready of $2, static pods $static of $(($1 * 4)), kube-proxy $proxy of $2, dns $dns of 1"
     [ "$ready $static $proxy $dns" = "$2 $(($1 * 4)) $2 1" ] && return 0
     [ $SECONDS -lt "$end" ] || return 1

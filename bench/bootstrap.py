@@ -22,11 +22,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.common import cannot_run, need_lab
 from tests.bundle import Bundle, ensure
 from tests.bundle.shell import BundleError
 from tests.e2e.bed import LAYER, VERSION, Bed
 from tests.e2e.program import Program, ProgramError, installed_program, tail
-from tests.lab import Lab, LabError, unavailable_reason
+from tests.lab import Lab, LabError
 
 GOAL = 1.15
 LIMIT_S = 900
@@ -239,15 +240,16 @@ def main() -> None:
     parser.add_argument("--layer", choices=["bare", LAYER], default="bare")
     parser.add_argument("--only", choices=list(WAYS))
     arguments = parser.parse_args()
-    reason = unavailable_reason()
-    if reason:
-        raise SystemExit(f"the lab cannot run here: {reason}")
+    need_lab()
     layers = () if arguments.layer == "bare" else (arguments.layer,)
     topologies = arguments.topology or [Topology(1, 2), Topology(3, 2)]
     try:
         bundle = ensure((VERSION,))
+    except BundleError as error:
+        cannot_run(f"no Kubernetes bundle: {error}")
+    try:
         results = [measure(t, arguments.rounds, bundle, layers, arguments.only) for t in topologies]
-    except (BenchError, BundleError, LabError, ProgramError) as error:
+    except (BenchError, LabError, ProgramError) as error:
         raise SystemExit(f"bootstrap: {error}") from None
     if arguments.only is None:
         print_tables(results)

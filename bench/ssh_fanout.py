@@ -24,9 +24,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench.common import need_lab
 from kops_py.connect.ssh import SshFleet
 from kops_py.model.spec import HostSpec, SshSpec
-from tests.lab import Lab, unavailable_reason
+from tests.lab import Lab
 
 VENV = Path("~/.cache/kops-py/bench-venv").expanduser()
 LIMIT_S = 600
@@ -169,9 +170,7 @@ def main() -> None:
     if arguments.only:
         only(arguments.only)
         return
-    reason = unavailable_reason()
-    if reason:
-        raise SystemExit(f"the lab cannot run here: {reason}")
+    need_lab()
     ensure_pyinfra()
     times: dict[str, list[float]] = {name: [] for name in WAYS}
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}

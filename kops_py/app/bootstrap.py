@@ -119,14 +119,15 @@ def _run_and_tell(opened: Session, run_id: str, folder: Path, confirm: Confirm) 
     return result
 
 
-def _decide(opened: Session) -> tuple[RunResult, Facts]:
+def _decide(opened: Session) -> tuple[RunResult, Facts, BootstrapArguments]:
     """Observe, check and plan; the exit code says whether there is something to do."""
     from kops_py.runbooks.preflight import mark_ignored
 
     spec, emit = opened.spec, opened.emit
     emit(Note(message=f"looking at {len(spec.hosts)} hosts"))
+    arguments = bootstrap_arguments(spec)
     facts = opened.observe()
-    decision = _plan(opened, facts)
+    decision = _plan(opened, facts, arguments)
     joining = any(s.id.startswith(("prepare/", "init/", "join/", "load-balancer/")) for s in decision.plan.steps)
     probes = None
     if joining:
@@ -141,7 +142,7 @@ def _decide(opened: Session) -> tuple[RunResult, Facts]:
     if stops:
         code = ExitCode.PREFLIGHT
         errors = (_preflight_error(stops),)
-    return RunResult(code, decision.plan, findings, errors), facts
+    return RunResult(code, decision.plan, findings, errors), facts, arguments
 
 
 def _preflight_error(stops: tuple[Finding, ...]) -> PreflightError:
@@ -154,7 +155,7 @@ def _preflight_error(stops: tuple[Finding, ...]) -> PreflightError:
 
 
 def _run(opened: Session, run_id: str, folder: Path, confirm: Confirm) -> RunResult:
-    decided, facts = _decide(opened)
+    decided, facts, arguments = _decide(opened)
     plan, settings = decided.plan, opened.settings
     if settings.plan_digest and plan.digest != settings.plan_digest:
         raise PlanChangedError(
@@ -170,10 +171,12 @@ def _run(opened: Session, run_id: str, folder: Path, confirm: Confirm) -> RunRes
         agreed = confirm(plan, decided.findings)
     if not agreed:
         return RunResult(ExitCode.INTERRUPTED, plan, decided.findings, run_dir=folder)
-    return _execute(opened, run_id, folder, decided, facts)
+    return _execute(opened, run_id, folder, decided, facts, arguments)
 
 
-def _execute(opened: Session, run_id: str, folder: Path, decided: RunResult, facts: Facts) -> RunResult:
+def _execute(
+    opened: Session, run_id: str, folder: Path, decided: RunResult, facts: Facts, arguments: BootstrapArguments
+) -> RunResult:
     from kops_py.actions.perform import ClusterPerformer
     from kops_py.engine.journal import Journal
     from kops_py.engine.run import Engine
@@ -187,13 +190,13 @@ def _execute(opened: Session, run_id: str, folder: Path, decided: RunResult, fac
     lease = _LeaseKeeper(opened, run_id)
     try:
         lease.take_if_possible()
-        engine = Engine(ClusterPerformer(_deps(opened, folder, facts)), journal, opened.emit, opened.cancel)
+        engine = Engine(ClusterPerformer(_deps(opened, folder, facts, arguments)), journal, opened.emit, opened.cancel)
 
         def replan() -> Plan:
             now = opened.observe()
             _raise_for_lost_hosts(plan, now)
             lease.take_if_possible()
-            return _plan(opened, now).plan
+            return _plan(opened, now, arguments).plan
 
         outcome = engine.run(plan, replan)
     except BaseException:
@@ -267,7 +270,10 @@ class _LeaseKeeper:
 
 
 def bootstrap_arguments(spec: ClusterSpec) -> BootstrapArguments:
-    """Return the digests the bootstrap runbook compares with what the hosts say; reads files, contacts nothing."""
+    """Return the digests the bootstrap runbook compares with what the hosts say; taken once for a whole run.
+
+    Reads files, and the network manifest when that is a URL; contacts no host. Raises ConfigError.
+    """
     from kops_py.connect.ansible import playbooks_fingerprint
     from kops_py.runbooks.bootstrap import BootstrapArguments
     from kops_py.tools.preparation import load_balancer_digest, prepare_digest
@@ -301,20 +307,19 @@ def read_manifest(spec: ClusterSpec) -> str:
         ) from error
 
 
-def _plan(opened: Session, facts: Facts) -> Decision:
+def _plan(opened: Session, facts: Facts, arguments: BootstrapArguments) -> Decision:
     from kops_py.runbooks.bootstrap import bootstrap
 
-    return bootstrap(opened.spec, facts, bootstrap_arguments(opened.spec))
+    return bootstrap(opened.spec, facts, arguments)
 
 
-def _deps(opened: Session, folder: Path, facts: Facts) -> Deps:
+def _deps(opened: Session, folder: Path, facts: Facts, arguments: BootstrapArguments) -> Deps:
     from kops_py.actions.deps import Deps
     from kops_py.connect.ansible import AnsibleRunner
     from kops_py.runbooks.preflight import kubeadm_ignores
     from kops_py.tools.preparation import load_balancer_variables, prepare_host_variables, prepare_variables
 
     spec = opened.spec
-    arguments = bootstrap_arguments(spec)
 
     def prepare_host(name: str) -> Mapping[str, Any]:
         own = prepare_host_variables(spec, spec.host(name))

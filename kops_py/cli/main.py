@@ -106,24 +106,16 @@ def _show(error: KopsError) -> int:
 
 def _unexpected(error: Exception) -> int:
     """Say that this is our fault (or that of the machine we run on), and keep the traceback in a file."""
+    from kops_py.app.crash import record_crash
     from kops_py.report.text import error_text
 
-    machine = isinstance(error, OSError) and error.errno in _MACHINE_TROUBLE
-    try:
-        from kops_py.app.crash import write_crash_report
-
-        details = str(write_crash_report(error))
-    except OSError as problem:
-        details = f"not kept: {problem.strerror}"
-    message = str(error).strip().splitlines() or [""]
-    shown = UnexpectedError(
-        "this machine does not let kops-py go on" if machine else "this is a bug in kops-py",
-        why=f"{type(error).__name__}: {message[0][:300]}".rstrip(": "),
-        hint="mend that, then run the same command again"
-        if machine
-        else "report it with the file named here (look through it first); the same command goes on where it stopped",
-    )
-    print(error_text(shown, log=details), file=sys.stderr)
+    crash = record_crash(error)
+    if isinstance(error, OSError) and error.errno in _MACHINE_TROUBLE:
+        what, hint = "this machine does not let kops-py go on", "mend that, then run the same command again"
+    else:
+        what = "this is a bug in kops-py"
+        hint = "report it with the file named here (read it first); what a run has done, the same command skips"
+    print(error_text(UnexpectedError(what, why=crash.summary, hint=hint), log=crash.report), file=sys.stderr)
     return int(ExitCode.UNEXPECTED)
 
 

@@ -68,7 +68,8 @@ def errors_text(errors: Sequence[KopsError], *, resume: str = "", log: str = "")
     lines = []
     for (what, why, hint), places in groups.items():
         named = [p for p in dict.fromkeys(places) if p]
-        lines += _labelled("error: ", f"{', '.join(named)}: {what}" if named else what)
+        said = clean(what).strip() or "it failed without a word"
+        lines += _labelled("error: ", f"{', '.join(named)}: {said}" if named else said)
         lines += _labelled("  why:  ", why)
         lines += _labelled("  next: ", hint)
     lines += _labelled("  log:  ", log)

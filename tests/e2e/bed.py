@@ -151,7 +151,8 @@ class Bed:
             if node.is_running:
                 script = (
                     "for f in /var/lib/kops-py/jobs/*/log; do echo \"$f\"; tail -n 15 \"$f\"; done;"
-                    " systemctl --failed --no-legend; journalctl -u kubelet -n 200 --no-pager -o cat | grep -v perf_event | tail -n 8"
+                    " systemctl --failed --no-legend;"
+                    " journalctl -u kubelet -n 200 --no-pager -o cat | grep -v perf_event | tail -n 8"
                 )
                 parts.append(f"--- jobs and kubelet of {node.name}\n{node.exec(script, check=False).stdout}")
         return "\n".join(parts)

@@ -56,7 +56,7 @@ def test_killed_at_five_points_of_three_control_planes(bed: Bed) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_at_random_moments(bed: Bed, seed: int) -> None:
     """Kills after random times until five runs in a row could not be killed in time any more."""
-    moments = random.Random(seed)  # noqa: S311 - reproducible moments, not secrets
+    moments = random.Random(seed)
     bed.boot(3)
     bed.write_inventory(control_planes=["n1"], workers=["n2", "n3"])
     bed.write_cluster("killed-random")

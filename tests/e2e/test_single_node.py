@@ -57,7 +57,7 @@ def test_single_node(bed: Bed) -> None:
 
     _check_kubeconfig(bed)
     workload.load_image(bed, ["n1"])
-    workload.deploy(bed)
+    workload.deploy(bed, ["n1"])
     assert workload.assert_answers(bed, ["n1"]) == {"n1"}
     bed.say("workload answers")
 

@@ -47,7 +47,7 @@ def _scenario(bed: Bed, *, lost: str) -> None:
     identity = bed.cluster_id()
     bed.assert_nothing_to_do()
     workload.load_image(bed, NODES)
-    workload.deploy(bed)
+    workload.deploy(bed, NODES)
     assert len(workload.assert_answers(bed, NODES)) > 1, "all pods are on one node"
     bed.say("workload answers from every node")
 
@@ -106,7 +106,8 @@ def _check_built(bed: Bed) -> None:
     assert nodes["n4"]["spec"].get("taints", []) == []
     config = bed.kubectl("-n kube-system get configmap kubeadm-config -o jsonpath={.data.ClusterConfiguration}")
     assert f"controlPlaneEndpoint: {bed.node(BALANCER).ip}:6443" in config
-    assert f"server: https://{bed.node(BALANCER).ip}:6443" in bed.node("n4").exec("cat /etc/kubernetes/kubelet.conf").stdout
+    kubelet = bed.node("n4").exec("cat /etc/kubernetes/kubelet.conf").stdout
+    assert f"server: https://{bed.node(BALANCER).ip}:6443" in kubelet
     status = bed.program.run("status", "-o", "json").json()
     assert status["unhealthy"] == []
     assert [m["healthy"] for m in status["etcd_members"]] == [True] * 3

@@ -19,16 +19,16 @@ _PLACE = "/var/tmp/echo.tar"
 _ASK = """
 import json, sys, urllib.request
 found = {}
-for address in sys.argv[1:]:
+for address in sys.argv[2:]:
     for attempt in range(3):
         try:
-            with urllib.request.urlopen(f"http://{address}:%d/", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{address}:{sys.argv[1]}/", timeout=2) as answer:
                 found[address] = json.load(answer)
             break
         except OSError as error:
             found[address] = {"error": str(error)}
 print(json.dumps(found))
-""" % NODE_PORT
+"""
 
 
 def load_image(bed: Bed, names: Sequence[str]) -> None:
@@ -39,14 +39,18 @@ def load_image(bed: Bed, names: Sequence[str]) -> None:
         bed.node(name).exec(f"ctr -n k8s.io images import {_PLACE} && rm {_PLACE}")
 
 
-def deploy(bed: Bed, *, replicas: int = REPLICAS, on: str = "n1", deadline_s: float = 60) -> None:
-    """Apply the Deployment and its NodePort Service and wait until all replicas are available."""
+def deploy(bed: Bed, names: Sequence[str], *, replicas: int = REPLICAS, on: str = "n1", deadline_s: float = 60) -> None:
+    """Apply the Deployment and its NodePort Service; wait until all replicas are available and answer everywhere.
+
+    kube-proxy follows the Service a moment after the pods are available.
+    """
     documents = {"apiVersion": "v1", "kind": "List", "items": [_deployment(replicas), _service()]}
     bed.kubectl("apply -f -", on=on, stdin=json.dumps(documents))
     bed.node(on).exec(
         f"kubectl --kubeconfig /etc/kubernetes/admin.conf rollout status deployment/echo --timeout={deadline_s:.0f}s",
         timeout_s=deadline_s + 10,
     )
+    wait_answers(bed, names, deadline_s=30)
 
 
 def assert_answers(bed: Bed, names: Sequence[str], *, addresses_of: Sequence[str] | None = None) -> set[str]:
@@ -77,7 +81,7 @@ def wait_answers(bed: Bed, names: Sequence[str], *, deadline_s: float) -> float:
 
 
 def _ask_from(node: Node, addresses: Sequence[str]) -> dict[str, dict[str, str]]:
-    answer = node.exec(["python3", "-c", _ASK, *addresses], timeout_s=60)
+    answer = node.exec(["python3", "-c", _ASK, str(NODE_PORT), *addresses], timeout_s=60)
     found: dict[str, dict[str, str]] = json.loads(answer.stdout)
     return found
 

@@ -212,6 +212,9 @@ class FakeKubeApi:
             if content_type not in _PATCH_TYPES or not isinstance(body, dict):
                 raise self._unexpected(f"patch {path} with {content_type}")
             current = self._found(path)
+            wanted = (body.get("metadata") or {}).get("resourceVersion")
+            if wanted and wanted != current["metadata"]["resourceVersion"]:
+                raise _error(409, "Conflict", path)
             strategic = content_type == "application/strategic-merge-patch+json"
             self._merge(current, copy.deepcopy(body), path, strategic=strategic)
             self._touch(current)
