@@ -65,11 +65,22 @@ def resume_command(command: str) -> str:
 def load_spec(settings: Settings) -> ClusterSpec:
     """Read and check the operator's files; raises ConfigError; contacts nothing."""
     from kops_py.config.load import load
+    from kops_py.runbooks.preflight import check_ignores
     from kops_py.tools.kubeadm import check_extra
 
     spec = load(settings.inventory, settings.cluster, limit=settings.limit or None)
     check_extra(spec)
+    try:
+        check_ignores(settings.ignore | spec.preflight_ignore, {h.name for h in spec.hosts})
+    except ValueError as error:
+        raise _bad_ignore(error) from error
     return spec
+
+
+def _bad_ignore(error: ValueError) -> ConfigError:
+    return ConfigError(
+        str(error), where="--ignore or preflight.ignore in cluster.yaml", hint="docs/preflight.md lists the findings"
+    )
 
 
 @dataclass(slots=True)
@@ -153,6 +164,7 @@ def session(settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path
     opened = Session(settings, spec, cancel, emit, folder, fleet, kube)
     try:
         with signals_cancel(cancel):
+            opened.become_password()  # a reference that leads nowhere is a mistake here, not on every host
             yield opened
     finally:
         kube.close()
@@ -168,4 +180,4 @@ def check_hosts(opened: Session, facts: Facts, probes: ProbeResults | None) -> t
     try:
         return preflight(opened.spec, facts, probes, ignore=opened.ignored)
     except ValueError as error:
-        raise ConfigError(str(error), where="--ignore or preflight.ignore in cluster.yaml") from error
+        raise _bad_ignore(error) from error

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from kops_py.cli.output import mute_stdout
+from kops_py.cli.output import mute_stdout, stdout_is_gone
 from kops_py.model.errors import CancelledError, ExitCode, KopsError, UnexpectedError
 
 _COMMANDS: dict[str, tuple[str, str]] = {
@@ -34,8 +34,23 @@ _MACHINE_TROUBLE = frozenset(
 )
 
 
+class _UnforeseenError(Exception):
+    """Carries an error past click, which takes any broken pipe for that of our output and EOFError for Ctrl-D."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; raises _UnforeseenError for what click would misunderstand."""
+        try:
+            return super().invoke(ctx)
+        except (OSError, EOFError) as error:
+            raise _UnforeseenError(error) from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order of the table, which is the order of their use."""
@@ -88,10 +103,14 @@ def run(argv: Sequence[str]) -> int:
         return _show(error)
     except KeyboardInterrupt:
         return _interrupted()
-    except BrokenPipeError:
-        # Whoever read our output went away (| head): nothing to tell anybody any more.
-        mute_stdout()
+    except SystemExit:
+        mute_stdout()  # click's answer to a reader of --help that went away (| head): nothing to tell any more
         return int(ExitCode.DONE)
+    except _UnforeseenError as error:
+        if isinstance(error.cause, BrokenPipeError) and stdout_is_gone():
+            mute_stdout()
+            return int(ExitCode.DONE)
+        return _unexpected(error.cause)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug must not look like anything else
         return _unexpected(error)
     return result if isinstance(result, int) else int(ExitCode.DONE)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kops_py.connect.base import AnsibleHostResult, AnsibleStatus, OnTask
 
 _MESSAGE_LIMIT = 4000
+_ITEM_LIMIT = 3
 _HIDDEN = "the module's answer is hidden (no_log)"
 _STARTS = {"runner_on_start"}
 _ENDS = {"runner_on_ok", "runner_on_failed", "runner_on_unreachable"}
+_ITEM_FAILURES = {"runner_item_on_failed", "runner_item_on_unreachable"}
 
 
 @dataclass(slots=True)
@@ -19,6 +21,7 @@ class _HostState:
     current_task: str = ""
     ok: int = 0
     changed_tasks: list[str] = field(default_factory=list)
+    failed_items: list[Mapping[str, Any]] = field(default_factory=list)
     failed_task: str = ""
     message: str = ""
     unreachable: bool = False
@@ -54,8 +57,11 @@ class EventCollector:
         task = str(data.get("task", ""))
         if kind in _STARTS:
             host.current_task = task
+            host.failed_items.clear()
             if self._on_task is not None:
                 self._on_task(str(data["host"]), task)
+        elif kind in _ITEM_FAILURES:
+            host.failed_items.append(data.get("res") or {})
         elif kind in _ENDS:
             _end_of_task(host, str(kind), task, data)
         return False
@@ -89,6 +95,8 @@ class EventCollector:
 
 def _end_of_task(host: _HostState, kind: str, task: str, data: Mapping[str, Any]) -> None:
     result = data.get("res") or {}
+    failed_items = host.failed_items[:_ITEM_LIMIT]
+    host.failed_items.clear()
     if kind == "runner_on_ok":
         host.ok += 1
         if result.get("changed"):
@@ -96,21 +104,22 @@ def _end_of_task(host: _HostState, kind: str, task: str, data: Mapping[str, Any]
         return
     if data.get("ignore_errors") or host.failed_task:
         return
-    host.failed_task, host.message = task, message_of(result)
+    host.failed_task, host.message = task, message_of(result, failed_items)
     host.unreachable = kind == "runner_on_unreachable"
 
 
-def message_of(result: Mapping[str, Any]) -> str:
+def message_of(result: Mapping[str, Any], failed_items: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return what a failing module said: its message, the end of standard error, and the failing item of a loop.
 
-    Nothing is repeated from a task with no_log.
+    ``failed_items`` are those that had an event of their own: from ansible-core 2.21 on, an item in ``results`` no
+    longer says that it failed. Nothing is repeated from a task with no_log.
     """
     if result.get("censored") or result.get("_ansible_no_log"):
         return _HIDDEN
     items = [item for item in result.get("results") or () if isinstance(item, Mapping)]
-    failed = [item for item in items if item.get("failed") or item.get("unreachable")]
+    failed = [item for item in items if item.get("failed") or item.get("unreachable")] or failed_items
     if failed:
-        return _clip("; ".join(_item_message(item) for item in failed[:3]))
+        return _clip("; ".join(_item_message(item) for item in failed[:_ITEM_LIMIT]))
     return _clip(_plain_message(result))
 
 

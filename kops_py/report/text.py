@@ -67,7 +67,7 @@ def errors_text(errors: Sequence[KopsError], *, resume: str = "", log: str = "")
             groups.setdefault((one.what, one.why, one.hint), []).append(one.where)
     lines = []
     for (what, why, hint), places in groups.items():
-        named = [p for p in dict.fromkeys(places) if p]
+        named = [p for p in dict.fromkeys(map(clean_line, places)) if p]
         said = clean(what).strip() or "it failed without a word"
         lines += _labelled("error: ", f"{', '.join(named)}: {said}" if named else said)
         lines += _labelled("  why:  ", why)

@@ -107,6 +107,35 @@ def test_the_job_itself_removes_the_file_at_its_end_and_keeps_the_exit_status(tm
     assert INIT in made.jobs["n1"].started[0][1]
 
 
+@pytest.mark.parametrize("status", [0, 1])
+def test_the_whole_job_script_runs_kubeadm_then_forgets_its_configuration(
+    status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import subprocess
+
+    from kops_py.tools import systemd
+
+    monkeypatch.setattr(systemd, "JOBS_DIR", str(tmp_path / "jobs"))
+    secret, bin_dir = tmp_path / "kubeadm-init.yaml", tmp_path / "bin"
+    secret.write_text("token")
+    bin_dir.mkdir()
+    for name, text in {
+        "systemctl": "echo inactive; exit 3",
+        "systemd-run": 'for last; do :; done; exec /bin/sh "$last"',
+        "kubeadm": f'echo "[init] given $*"; test -s "$3" || exit 9; exit {status}',
+    }.items():
+        (bin_dir / name).write_text(f"#!/bin/sh\n{text}\n")
+        (bin_dir / name).chmod(0o755)
+    argv = kubeadm._forgetting(str(secret), ("kubeadm", "init", "--config", str(secret)))
+    script = systemd.start_job_script("kubeadm-init", argv)
+    path = f"{bin_dir}:/usr/bin:/bin"
+    subprocess.run(["sh", "-c", script], check=False, timeout=20, env={"PATH": path})
+    folder = tmp_path / "jobs" / "kubeadm-init"
+    assert (folder / "rc").read_text() == f"{status}\n"
+    assert (folder / "log").read_text() == f"[init] given init --config {secret}\n"
+    assert not secret.exists()
+
+
 @pytest.mark.parametrize("what", ["validate", "start", "cancelled"])
 def test_a_job_that_never_started_leaves_no_file(what: str) -> None:
     made = init_stage()

@@ -288,7 +288,7 @@ def test_a_host_lost_between_waves_ends_the_run_naming_it(world: World) -> None:
 
 def test_a_host_that_failed_is_not_asked_about_by_mistake() -> None:
     cluster = SimulatedCluster(make_spec(1, 1))
-    plan = app.Plan("bootstrap", "sim", ())
+    plan = Plan("bootstrap", "sim", ())
     cluster.hosts["n2"] = dataclasses.replace(cluster.hosts["n2"], problem=UnreachableError("gone", where="n2"))
     app._raise_for_lost_hosts(plan, cluster.facts())  # a host the plan has no step for
 

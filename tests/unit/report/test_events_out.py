@@ -31,6 +31,7 @@ from kops_py.report.bus import EventBus
 from kops_py.report.console import LiveConsole, PlainConsole, make_console
 from kops_py.report.jsonl import JsonFile, JsonLines
 
+ROOT = Path(__file__).parents[3]
 EVENTS: tuple[Event, ...] = (
     RunStarted(run_id="r1", operation="bootstrap", cluster="prod", run_dir="/runs/r1"),
     Note(message="looking at 2 hosts"),
@@ -154,7 +155,7 @@ def screen(raw: str, width: int) -> tuple[list[str], bool]:
 def on_pty(code: str, columns: int = 80) -> str:
     """Run Python code with a pseudo-terminal for all three streams; returns everything it printed."""
     main, side = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "LINES": "24", "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "COLUMNS": str(columns), "LINES": "24", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-c", code], stdin=side, stdout=side, stderr=side, env=environment)
     os.close(side)
     chunks = []
