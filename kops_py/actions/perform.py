@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kops_py.actions import health, kubeadm, labels, network, prepare
+from kops_py.actions import api_server, health, kubeadm, labels, network, prepare
 from kops_py.actions.deps import Deps
 from kops_py.actions.join_secrets import revoke
 from kops_py.engine.run import StepContext
@@ -16,6 +16,7 @@ from kops_py.model.actions import (
     JoinNode,
     LabelNode,
     PrepareHost,
+    RestartApiServer,
     RevokeJoinSecrets,
     WaitHealthy,
 )
@@ -47,6 +48,8 @@ class ClusterPerformer:
                 kubeadm.init_control_plane(deps, action, ctx)
             case JoinNode() as action:
                 kubeadm.join_node(deps, action, ctx)
+            case RestartApiServer() as action:
+                api_server.restart(deps, action, ctx)
             case ApplyNetwork() as action:
                 network.apply_network(deps, action, ctx)
             case ConfigureBridge() as action:
@@ -76,6 +79,8 @@ class ClusterPerformer:
                 kubeadm.verify_member(self._deps, node, True, ctx)
             case JoinNode(node=node, control_plane=control_plane):
                 kubeadm.verify_member(self._deps, node, control_plane, ctx)
+            case RestartApiServer(node=node):
+                api_server.verify_restarted(self._deps, node, ctx)
             case RevokeJoinSecrets():
                 left = self._left_secrets()
                 if left:

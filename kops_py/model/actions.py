@@ -55,6 +55,13 @@ class JoinNode(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class RestartApiServer(Action):
+    """Restart the API server of one control plane and wait until it is ready again."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigureBridge(Action):
     """Write the bridge network's CNI configuration and the routes to all other nodes."""
 

@@ -139,6 +139,8 @@ class NodeFacts:
     os_image: str = ""
     kernel: str = ""
     container_runtime: str = ""
+    created_at: str = ""
+    """When the Node object was made, RFC 3339 in UTC: these compare as text."""
 
     @property
     def is_control_plane(self) -> bool:
@@ -162,6 +164,8 @@ class KubeFacts:
     """Digest of the network manifest kops-py applied last; empty when it never did."""
     unhealthy: tuple[str, ...] = ()
     """What keeps the cluster from being healthy, one sentence each; empty when it is."""
+    silent_watches: tuple[str, ...] = ()
+    """Nodes whose API server runs since before etcd grew from one member to two (see runbooks/bootstrap)."""
     join_secrets: tuple[str, ...] = ()
     """Names of kops-py's bootstrap tokens and of uploaded certificates that are still there."""
 

@@ -76,6 +76,7 @@ def observe_cluster(
             *(dns_problems(dns, pods, one_is_enough=bool(absent)) if network_expected else ()),
             *stuck_pods(p for p in pods if (p.get("spec") or {}).get("nodeName") not in absent),
         ),
+        silent_watches=silent_watches(nodes.values(), pods) if has_local_etcd(config) else (),
         join_secrets=join_secrets(tokens, uploaded),
     )
 
@@ -111,6 +112,7 @@ def node_facts(node: JsonObject) -> NodeFacts:
         os_image=str(info.get("osImage") or ""),
         kernel=str(info.get("kernelVersion") or ""),
         container_runtime=str(info.get("containerRuntimeVersion") or ""),
+        created_at=str(metadata.get("creationTimestamp") or ""),
     )
 
 
@@ -200,6 +202,22 @@ def _only_lacks_a_sync(container: Mapping[str, Any], state: Mapping[str, Any]) -
     running = "running" in (state.get("state") or {})
     awaits_startup_only = "startupProbe" in container and "readinessProbe" not in container
     return running and awaits_startup_only and state.get("started") is True
+
+
+def silent_watches(nodes: Iterable[NodeFacts], pods: Iterable[JsonObject]) -> tuple[str, ...]:
+    """Name the first control plane when its API server runs since before the second one joined its etcd.
+
+    While etcd grows from one voting member to two it has no leader for some seconds, and watches that are open
+    then may stay silent for good (kubernetes/kubernetes#97294). Empty while the API server's start is unknown.
+    """
+    control_planes = sorted((n for n in nodes if n.is_control_plane), key=lambda n: (n.created_at, n.name))
+    if len(control_planes) < 2:
+        return ()
+    first, second = control_planes[:2]
+    pod = next((p for p in pods if p["metadata"]["name"] == f"kube-apiserver-{first.name}"), None)
+    statuses = ((pod or {}).get("status") or {}).get("containerStatuses") or []
+    started = [str(((s.get("state") or {}).get("running") or {}).get("startedAt") or "") for s in statuses]
+    return (first.name,) if any(s and s < second.created_at for s in started) else ()
 
 
 def kube_proxy_problems(nodes: Iterable[str], pods: Iterable[JsonObject]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from kops_py.model.actions import (
     JoinNode,
     LabelNode,
     PrepareHost,
+    RestartApiServer,
     RevokeJoinSecrets,
     WaitHealthy,
 )
@@ -62,6 +63,7 @@ def bootstrap(spec: ClusterSpec, facts: Facts, arguments: BootstrapArguments) ->
         _init(world),
         _network_manifest(world),
         _join_control_planes(world),
+        _restart_api_server(world),
         _join_workers(world),
         _bridge(world),
         _labels(world),
@@ -125,9 +127,7 @@ class _World:
 
     def to_join(self, hosts: tuple[HostSpec, ...]) -> tuple[HostSpec, ...]:
         """Return the hosts that must be made members, without those that cannot be reached."""
-        return tuple(
-            h for h in hosts if not self.is_member(h) and self.host(h.name).reachable and self.in_limit(h)
-        )
+        return tuple(h for h in hosts if not self.is_member(h) and self.host(h.name).reachable and self.in_limit(h))
 
     @property
     def first(self) -> HostSpec | None:
@@ -276,9 +276,7 @@ def _network_manifest(world: _World) -> Wave:
     applied = world.kube.network_digest if world.kube else ""
     # A running cluster whose network kops-py did not apply keeps the one it has.
     foreign = (
-        world.initialised
-        and not applied
-        and any(n.ready for n in (world.kube.nodes if world.kube else {}).values())
+        world.initialised and not applied and any(n.ready for n in (world.kube.nodes if world.kube else {}).values())
     )
     if network.cni is not CniType.MANIFEST or applied == digest or foreign:
         return Wave("pod network", ())
@@ -310,6 +308,37 @@ def _join_control_planes(world: _World) -> Wave:
     hosts = [h for h in world.to_join(world.spec.control_planes) if h is not first]
     # One at a time: etcd takes one new member at a time, and below 1.29 each addition moves the quorum at once.
     return Wave("control planes", tuple(_join(world, h) for h in hosts), max_parallel=1)
+
+
+def _restart_api_server(world: _World) -> Wave:
+    """Where kubeadm joins etcd without a learner, the first API server is restarted once a second member is there.
+
+    From one voting member to two, etcd has no leader for some seconds; watches that were open then may stay silent
+    (kubernetes/kubernetes#97294), the controller manager's too, so that a new Service never gets endpoints.
+    """
+    spec, kube = world.spec, world.kube
+    if spec.external_etcd or facts_of(spec.kubernetes.version).etcd_learner_join:
+        return Wave("API server", ())
+    first = None if world.initialised else world.first
+    joining = [h for h in world.to_join(spec.control_planes) if h is not first]
+    members = [h.name for h in spec.control_planes if world.is_member(h)] if first is None else [first.name]
+    built_here = any({INIT_JOB, JOIN_JOB} & set(world.host(h.name).jobs) for h in spec.control_planes)
+    names: tuple[str, ...] = ()
+    if joining and len(members) == 1:
+        names = tuple(members)
+    elif kube is not None and built_here:
+        names = tuple(n for n in kube.silent_watches if n in members and world.host(n).reachable)
+    steps = tuple(
+        Step(
+            f"restart-api/{name}",
+            name,
+            "restart the API server: its watches may be silent since etcd grew to two members",
+            RestartApiServer(name),
+            spec.timeouts.node_ready_s,
+        )
+        for name in names
+    )
+    return Wave("API server", steps)
 
 
 def _join_workers(world: _World) -> Wave:
@@ -364,9 +393,7 @@ def _labels(world: _World) -> Wave:
 def _healthy(world: _World, *, changes: bool) -> Wave:
     unhealthy = world.kube.unhealthy if world.kube else ()
     expected = tuple(
-        h.name
-        for h in world.spec.nodes
-        if world.host(h.name).reachable and (world.is_member(h) or world.in_limit(h))
+        h.name for h in world.spec.nodes if world.host(h.name).reachable and (world.is_member(h) or world.in_limit(h))
     )
     if not changes and not unhealthy:
         return Wave("healthy", ())

@@ -22,6 +22,7 @@ from kops_py.model.actions import (
     JoinNode,
     LabelNode,
     PrepareHost,
+    RestartApiServer,
     RevokeJoinSecrets,
     WaitHealthy,
 )
@@ -42,6 +43,7 @@ def make_spec(
     *,
     cni: CniType = CniType.BRIDGE,
     labels: bool = False,
+    version: Version = VERSION,
 ) -> ClusterSpec:
     """Return a spec with hosts n1.. in the order control planes, workers, load balancers."""
     hosts: list[HostSpec] = []
@@ -70,7 +72,7 @@ def make_spec(
     add(load_balancers, "load_balancer")
     return ClusterSpec(
         name="sim",
-        kubernetes=KubernetesSpec(VERSION, "https://example.invalid", None, None, None),
+        kubernetes=KubernetesSpec(version, "https://example.invalid", None, None, None),
         network=NetworkSpec(
             (ip_network("10.244.0.0/16"),), (ip_network("10.96.0.0/12"),), "cluster.local", cni, None
         ),
@@ -101,6 +103,7 @@ class SimulatedCluster:
     initialised: bool = False
     network_digest: str = ""
     healthy: bool = False
+    silent_watches: tuple[str, ...] = ()
     secrets: set[str] = field(default_factory=set)
     applied: list[str] = field(default_factory=list)
 
@@ -113,13 +116,14 @@ class SimulatedCluster:
         kube = None
         if self.initialised:
             kube = KubeFacts(
-                server_version=VERSION,
+                server_version=self.spec.kubernetes.version,
                 nodes=dict(self.nodes),
                 has_kubeadm_config=True,
                 has_kube_proxy=True,
                 has_dns=True,
                 network_digest=self.network_digest,
                 unhealthy=() if self.healthy else ("not yet healthy",),
+                silent_watches=self.silent_watches,
                 join_secrets=tuple(sorted(self.secrets)),
             )
         return Facts(hosts=dict(self.hosts), kube=kube)
@@ -169,8 +173,14 @@ class SimulatedCluster:
                 self._require(self.initialised, "no API", node)
                 self._require(node not in self.nodes, "is a member already", node)
                 self._require(bool(self.hosts[node].prepared_digest), "host is not prepared", node)
+                members = [n.name for n in self.nodes.values() if n.is_control_plane]
                 self._add_node(node, control_plane=control_plane)
+                if control_plane and len(members) == 1:
+                    self.silent_watches = tuple(members)
                 self.secrets.add("bootstrap-token-join00")
+            case RestartApiServer(node=node):
+                self._require(node in self.silent_watches, "nothing is wrong with this API server", node)
+                self.silent_watches = ()
             case ConfigureBridge(node=node):
                 peers = {f"{n.name}={n.pod_cidr}@{n.internal_ip}" for n in self.nodes.values()}
                 self._require(node in self.nodes, "not a node", node)

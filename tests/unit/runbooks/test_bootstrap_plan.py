@@ -66,6 +66,7 @@ specs = st.builds(
     st.integers(0, 2),
     cni=st.sampled_from(list(CniType)),
     labels=st.booleans(),
+    version=st.sampled_from([Version(1, 20, 2), Version(1, 31, 2)]),
 )
 
 
@@ -133,6 +134,25 @@ def test_a_lost_control_plane_does_not_stop_a_new_worker() -> None:
     assert [(f.id, f.node, f.severity) for f in decision.findings] == [
         ("member-unreachable", "n2", Severity.WARNING)
     ]
+
+
+def test_the_first_api_server_is_restarted_where_etcd_grows_without_a_learner() -> None:
+    old = make_spec(3, 1, version=Version(1, 20, 2))
+    steps = ids(plan_of(SimulatedCluster(old)))
+    assert steps.index("join/n3") < steps.index("restart-api/n1") < steps.index("join/n4")
+    assert "restart-api/n1" not in ids(plan_of(SimulatedCluster(make_spec(1, 2, version=Version(1, 20, 2)))))
+    assert "restart-api/n1" not in ids(plan_of(SimulatedCluster(make_spec(3, 1))))
+
+
+def test_api_servers_of_a_cluster_that_others_built_are_left_alone() -> None:
+    cluster = SimulatedCluster(make_spec(3, version=Version(1, 20, 2)))
+    for step in plan_of(cluster).steps:
+        cluster.perform(step)
+    cluster.silent_watches = ("n1",)
+    assert ids(plan_of(cluster))[0] == "restart-api/n1"
+    for name, host in cluster.hosts.items():
+        cluster.hosts[name] = dataclasses.replace(host, jobs={})
+    assert "restart-api/n1" not in ids(plan_of(cluster))
 
 
 def test_init_goes_on_where_it_was_begun() -> None:
