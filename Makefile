@@ -5,13 +5,14 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup test lint types unit integration e2e soak bench demo demo-down lock wheel clean
+.PHONY: help setup test lint types unit pythons integration e2e soak bench demo demo-down lock wheel clean
 
 help:
 	@echo "make demo        build a real three-node cluster on this machine (root, Debian 12), and show it"
 	@echo "make demo-down   take it away again"
 	@echo "make test        lint, types, unit, integration and e2e tests; what CI runs"
 	@echo "make lint types unit integration e2e      one part of it"
+	@echo "make pythons     the unit tests under Python 3.13 in a Debian trixie root (root, debootstrap)"
 	@echo "make soak        the long matrices (kill points, losses, mutations); hours"
 	@echo "make bench       figures beside the bare commands and the peers; writes docs/bench.md"
 	@echo "make lock        resolve requirements.lock anew"
@@ -26,7 +27,7 @@ setup: $(STAMP)
 test: setup
 	$(PY) -m tests.run
 
-lint types unit integration e2e soak: setup
+lint types unit pythons integration e2e soak: setup
 	$(PY) -m tests.run $@
 
 bench: setup

@@ -141,6 +141,20 @@ JSON
   systemctl enable --now pod-routes
 }
 
+# From one voting member of etcd to two, open watches of the first API server may fall silent for good
+# (kubernetes/kubernetes#97294): it is started anew, as kops-py does it for versions that join etcd without a learner.
+restart_api_server() { # own address
+  local old new end=$((SECONDS + 120))
+  export KUBECONFIG=/etc/kubernetes/admin.conf
+  old=$(crictl ps --name '^kube-apiserver$' -q)
+  crictl stop --timeout 20 "$old"
+  until new=$(crictl ps --name '^kube-apiserver$' -q) && [ -n "$new" ] && [ "$new" != "$old" ] &&
+    kubectl --server="https://$1:6443" --request-timeout=10s get --raw=/readyz; do
+    [ $SECONDS -lt "$end" ] || return 1
+    sleep 0.5
+  done
+}
+
 # Every node Ready, every static pod serving as its mirror pod tells it, kube-proxy Ready on every node, DNS
 # available. A container that only has a startup probe serves when that has passed: a kubelet of 1.20 writes it down
 # as ready only at the next sync, up to 90 s later, and kops-py does not wait for that either.
@@ -234,6 +248,8 @@ join() { # host [control-plane]
 if [ ${#control_planes[@]} -gt 1 ]; then
   phase control-planes
   for host in "${control_planes[@]:1}"; do join "$host" control-plane; done
+  phase api-server
+  on "$first" restart_api_server "${ip[$first]}"
 fi
 if [ ${#workers[@]} -gt 0 ]; then
   phase workers

@@ -44,11 +44,11 @@ _NOT_FOR_PIP = {"PIP_CACHE_DIR", "PIP_TARGET", "PIP_PREFIX", "PIP_USER"}
 # No compiler is there: a locked version without a wheel for this Python is an error that pip names.
 _INSTALL = """
 python3 -m venv --clear /venv
-/venv/bin/python -m pip install --quiet --disable-pip-version-check \\
+/venv/bin/python -m pip install -qq --disable-pip-version-check \\
   --require-hashes --only-binary=:all: -r /src/requirements.lock
 """
 _CHECK = """
-/venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps /src
+/venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps /src
 /venv/bin/python -m pip check
 """
 _TEST = """
@@ -136,7 +136,7 @@ def room_script(room: Room, work: Path) -> str:
 
     overlay(":".join(map(str, room.layers)), root, 0)
     lines.append(shlex.join(["mount", "-t", "proc", "proc", str(root / "proc")]))
-    bind(Path("/sys"), "/sys", "--bind", "-o", "ro")
+    bind(Path("/sys"), "/sys", "--rbind")
     bind(Path("/dev"), "/dev", "--rbind")
     for number, (tree, inside) in enumerate(room.overlays, 1):
         overlay(str(tree), root / inside.lstrip("/"), number)

@@ -33,6 +33,7 @@ PARTS: dict[str, list[list[str]]] = {
     "integration": [[*PYTEST, "-m", "not soak", "tests/integration"]],
     "e2e": [[*PYTEST, "-m", "not soak", "tests/e2e"]],
     "soak": [[*PYTEST, "-m", "soak", "tests"]],
+    "pythons": [[sys.executable, "-m", "tests.pythons"]],
 }
 CI_PARTS = ("lint", "types", "unit", "integration", "e2e")
 NEED_SYSTEMS = {"integration", "e2e", "soak"}

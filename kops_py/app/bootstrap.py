@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 
 _LEASE_TTL_S = 90.0
-_INTERPRETER = "ansible_python_interpreter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,17 +321,12 @@ def _deps(opened: Session, folder: Path, facts: Facts, arguments: BootstrapArgum
 
     spec = opened.spec
 
-    def interpreter(name: str) -> Mapping[str, Any]:
-        """Spare Ansible its own search for a Python, unless the inventory names one."""
-        found = facts.hosts[name].python_path
-        return {} if not found or _INTERPRETER in spec.host(name).variables else {_INTERPRETER: found}
-
     def prepare_host(name: str) -> Mapping[str, Any]:
         own = prepare_host_variables(spec, spec.host(name))
-        return {**interpreter(name), **own, "kops_prepare_digest": arguments.prepare_digests[name]}
+        return {**own, "kops_prepare_digest": arguments.prepare_digests[name]}
 
     def balancer_host(name: str) -> Mapping[str, Any]:
-        return {**interpreter(name), "kops_load_balancer_digest": arguments.load_balancer_digests[name]}
+        return {"kops_load_balancer_digest": arguments.load_balancer_digests[name]}
 
     return Deps(
         spec=spec,

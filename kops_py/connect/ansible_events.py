@@ -13,7 +13,7 @@ _ITEM_LIMIT = 3
 _HIDDEN = "the module's answer is hidden (no_log)"
 _STARTS = {"runner_on_start"}
 _ENDS = {"runner_on_ok", "runner_on_failed", "runner_on_unreachable"}
-_ITEM_FAILURES = {"runner_item_on_failed", "runner_item_on_unreachable"}
+_ITEM_FAILURES = {"runner_item_on_failed"}
 
 
 @dataclass(slots=True)
@@ -111,8 +111,8 @@ def _end_of_task(host: _HostState, kind: str, task: str, data: Mapping[str, Any]
 def message_of(result: Mapping[str, Any], failed_items: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return what a failing module said: its message, the end of standard error, and the failing item of a loop.
 
-    ``failed_items`` are those that had an event of their own: from ansible-core 2.21 on, an item in ``results`` no
-    longer says that it failed. Nothing is repeated from a task with no_log.
+    ``failed_items`` are those that had an event of their own: with ansible-core 2.21 an item in ``results`` does not
+    say that it failed. Nothing is repeated from a task with no_log.
     """
     if result.get("censored") or result.get("_ansible_no_log"):
         return _HIDDEN

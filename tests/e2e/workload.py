@@ -14,7 +14,6 @@ IMAGE = "kops-py.test/echo:1"
 NODE_PORT = 30080
 REPLICAS = 4
 _PLACE = "/var/tmp/echo.tar"
-_ENDPOINTS_S = 15.0
 
 # Waits of 2 s and three attempts: a Service of many pods may still name one that is going away.
 _ASK = """
@@ -51,28 +50,7 @@ def deploy(bed: Bed, names: Sequence[str], *, replicas: int = REPLICAS, on: str 
         f"kubectl --kubeconfig {KUBECONFIG} rollout status deployment/echo --timeout={deadline_s:.0f}s",
         timeout_s=deadline_s + 10,
     )
-    _free_stale_watches(bed, on)
     wait_answers(bed, names, deadline_s=30)
-
-
-def _free_stale_watches(bed: Bed, on: str) -> None:
-    """Restart the first API server when its old watches show nothing new: kubernetes/kubernetes#97294.
-
-    Below 1.27 the second etcd member costs the first its leader for some seconds. Watches that were open then may
-    stay silent for minutes, those of kube-controller-manager too, so that no Service gets endpoints.
-    """
-    deadline = time.monotonic() + _ENDPOINTS_S
-    while time.monotonic() < deadline:
-        if bed.kubectl("get endpoints echo -o jsonpath={.subsets[*].addresses[*].ip}", on=on, check=False).strip():
-            return
-        time.sleep(0.5)
-    bed.say(f"KNOWN: the watches of the first API server are stale (kubernetes#97294); restarting it on {on}")
-    bed.node(on).exec("crictl stop $(crictl ps -q --name kube-apiserver)")
-    bed.node(on).exec(
-        f"until kubectl --kubeconfig {KUBECONFIG} --server https://{bed.node(on).ip}:6443 get --raw /readyz;"
-        " do sleep 0.5; done",
-        timeout_s=60,
-    )
 
 
 def assert_answers(bed: Bed, names: Sequence[str], *, addresses_of: Sequence[str] | None = None) -> set[str]:

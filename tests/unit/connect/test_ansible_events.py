@@ -99,3 +99,24 @@ def test_long_messages_keep_both_ends() -> None:
     assert len(message) < 5000
     assert message.startswith("begin")
     assert message.endswith("end")
+
+
+@pytest.mark.parametrize(
+    ("results", "item", "message"),
+    [
+        # ansible-core 2.21: only the item's own event says which one failed
+        ([{"item": "a", "msg": ""}, {"item": "b", "msg": "no route"}], {"item": "b", "msg": "no route"}, "b: no route"),
+        ([{"item": "a", "msg": ""}, {"item": "b", "failed": True, "msg": "x"}], {"item": "b", "msg": "x"}, "b: x"),
+        ([{"censored": "hidden"}], {"censored": "hidden"}, "the module's answer is hidden (no_log)"),
+    ],
+)
+def test_a_failed_loop_names_the_item(results: list[dict[str, Any]], item: dict[str, Any], message: str) -> None:
+    collector = EventCollector(["a"])
+    # a failure that was ignored is not told with the next one
+    collector.handle(event("runner_on_start", "a", "ignored"))
+    collector.handle(event("runner_item_on_failed", "a", "ignored", res={"item": "old", "msg": "old"}))
+    collector.handle(event("runner_on_failed", "a", "ignored", ignore_errors=True, res={"msg": "items failed"}))
+    collector.handle(event("runner_on_start", "a", "loop"))
+    collector.handle(event("runner_item_on_failed", "a", "loop", res=item))
+    collector.handle(event("runner_on_failed", "a", "loop", res={"msg": "One or more items failed", "results": results}))
+    assert (collector.results()["a"].task, collector.results()["a"].message) == ("loop", message)

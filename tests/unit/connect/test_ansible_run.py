@@ -88,7 +88,8 @@ def test_hosts_are_told_apart_in_a_thread_and_nothing_secret_stays(playbooks: Pa
     assert signal.getsignal(signal.SIGINT) is before
     one, two = result.hosts["one"], result.hosts["two"]
     assert (one.status, one.task, one.ok) == (AnsibleStatus.FAILED, "Loop", 1)
-    assert one.message.startswith("b: non-zero return code")
+    assert one.message.startswith("b: ")  # the words after it differ between versions of ansible-core
+    assert "non-zero return code" in one.message
     assert (two.status, two.task) == (AnsibleStatus.FAILED, "Fail on two")
     assert "from the command" in two.message
     assert ("one", "Say it") in begun
