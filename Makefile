@@ -27,8 +27,11 @@ setup: $(STAMP)
 test: setup
 	$(PY) -m tests.run
 
-lint types unit pythons integration e2e soak: setup
+lint types unit pythons integration e2e: setup
 	$(PY) -m tests.run $@
+
+soak: setup
+	$(PY) -m tests.run soak --write docs/soak.md
 
 bench: setup
 	$(PY) -m bench

@@ -1,4 +1,4 @@
-"""All benches, one after the other: ``python -m bench [--write] [NAME...]``.
+"""All benches, one after the other: ``python -m bench [--write] [--rounds N] [NAME...]``.
 
 Each is a program of its own that prints a Markdown table, and says on standard error why it cannot run here (exit
 status 3). ``--write`` puts what was printed into docs/bench.md, one section per bench with when and on what it was
@@ -39,9 +39,10 @@ class Bench:
     title: str
     limit_s: float
 
-    def run(self) -> tuple[int, str]:
+    def run(self, rounds: int | None) -> tuple[int, str]:
         """Run it; returns its exit status and what it printed. Standard error is passed on."""
         argv = [sys.executable, "-m", f"bench.{self.name}"]
+        argv += [] if rounds is None else ["--rounds", str(rounds)]
         with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
             try:
                 out, _ = process.communicate(timeout=self.limit_s)
@@ -97,6 +98,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(b.name for b in BENCHES))
     parser.add_argument("--write", action="store_true", help="put the tables into docs/bench.md")
+    parser.add_argument("--rounds", type=int, help="how often each thing is measured; each bench has its own default")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - {b.name for b in BENCHES}
     if unknown:
@@ -107,7 +109,7 @@ def main() -> int:
             continue
         print(f"## {bench.title}\n", flush=True)
         line = provenance(os.getloadavg()[0])
-        status, out = bench.run()
+        status, out = bench.run(arguments.rounds)
         if status == 0:
             print(f"{line}\n\n{out}", flush=True)
             if arguments.write:

@@ -147,7 +147,7 @@ restart_api_server() { # own address
   local old new end=$((SECONDS + 120))
   export KUBECONFIG=/etc/kubernetes/admin.conf
   old=$(crictl ps --name '^kube-apiserver$' -q)
-  crictl stop --timeout 20 "$old"
+  crictl stop --timeout 5 "$old"
   until new=$(crictl ps --name '^kube-apiserver$' -q) && [ -n "$new" ] && [ "$new" != "$old" ] &&
     kubectl --server="https://$1:6443" --request-timeout=10s get --raw=/readyz; do
     [ $SECONDS -lt "$end" ] || return 1

@@ -117,8 +117,32 @@ def count(report: Path, result: Result) -> None:
             result.skipped[(node.get("message") if node is not None else "") or "no reason given"] += 1
 
 
+def summary(results: list[Result]) -> str:
+    """Return what a person reads at the end."""
+    lines = []
+    for result in results:
+        counted = ", ".join(f"{n} {kind}" for kind, n in sorted(result.counts.items())) or "-"
+        lines.append(f"{'ok  ' if result.ok else 'FAIL'} {result.name:<12} {result.duration_s:7.1f} s  {counted}")
+        lines += [f"       skipped {n}: {reason}" for reason, n in result.skipped.most_common()]
+    load = f"load at the end {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    lines.append(f"total {sum(r.duration_s for r in results):.0f} s; {load}")
+    return "\n".join(lines)
+
+
+def write_result(path: Path, text: str) -> None:
+    """Keep a summary in docs/, with date and commit, as it was printed."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    head = f"# Result of `make {path.stem}`\n\nAs printed; {date}, commit {commit.stdout.strip()}."
+    path.write_text(f"{head}\n\n```\n{text}\n```\n")
+
+
 def main(arguments: list[str]) -> int:
-    """Run the named parts, or what CI runs."""
+    """Run the named parts, or what CI runs; ``--write FILE`` keeps the summary."""
+    target = None
+    if "--write" in arguments:
+        at = arguments.index("--write")
+        target, arguments = Path(arguments[at + 1]), arguments[:at] + arguments[at + 2 :]
     names = arguments or list(CI_PARTS)
     unknown = set(names) - set(PARTS)
     if unknown:
@@ -132,13 +156,10 @@ def main(arguments: list[str]) -> int:
                 preparation.wait()
                 preparation = None
             results.append(run_part(name, Path(folder)))
-    print()
-    for result in results:
-        counted = ", ".join(f"{n} {kind}" for kind, n in sorted(result.counts.items())) or "-"
-        print(f"{'ok  ' if result.ok else 'FAIL'} {result.name:<12} {result.duration_s:7.1f} s  {counted}")
-        for reason, n in result.skipped.most_common():
-            print(f"       skipped {n}: {reason}")
-    print(f"total {sum(r.duration_s for r in results):.0f} s; load {os.getloadavg()[0]:.1f}")
+    text = summary(results)
+    print(f"\n{text}")
+    if target is not None:
+        write_result(target, text)
     return 0 if all(r.ok for r in results) else 1
 
 

@@ -41,9 +41,11 @@ def bootstrap(output: str, verbose: bool, **given: Any) -> int:
             hint="look at the plan with --plan, then add --yes or --plan-digest DIGEST",
         )
     # A plan as JSON is one object, not a stream: the events of making it would be in the way of whoever reads it.
-    with nullcontext(ignore_events) if output == "json" and settings.plan_only else event_output(
-        output, verbose=verbose
-    ) as emit:
+    with (
+        nullcontext(ignore_events)
+        if output == "json" and settings.plan_only
+        else event_output(output, verbose=verbose) as emit
+    ):
         result = run_bootstrap(settings, emit, lambda plan, findings: _confirm(settings, output, plan, findings))
     if output == "table":
         _print(result, plan_only=settings.plan_only)

@@ -124,9 +124,7 @@ class _Converter:
         network = self._network()
         endpoint = None
         if document.control_plane_endpoint is not None:
-            endpoint = self._parse(
-                names.parse_endpoint, document.control_plane_endpoint, ("controlPlaneEndpoint",)
-            )
+            endpoint = self._parse(names.parse_endpoint, document.control_plane_endpoint, ("controlPlaneEndpoint",))
         extra = self._extra_kubeadm()
         kubernetes = self._kubernetes(version or Version(1, 0, 0), extra)
         self._check_sans()

@@ -63,13 +63,9 @@ def _rule(error: dict[str, Any]) -> str:
         case "literal_error":
             return f"allowed here: {str(context.get('expected', '')).replace(' or ', ', ').replace(chr(39), '')}"
         case "greater_than" | "greater_than_equal":
-            return (
-                f"must be {'more than' if 'gt' in context else 'at least'} {context.get('gt', context.get('ge'))}"
-            )
+            return f"must be {'more than' if 'gt' in context else 'at least'} {context.get('gt', context.get('ge'))}"
         case "less_than" | "less_than_equal":
-            return (
-                f"must be {'less than' if 'lt' in context else 'at most'} {context.get('lt', context.get('le'))}"
-            )
+            return f"must be {'less than' if 'lt' in context else 'at most'} {context.get('lt', context.get('le'))}"
         case "too_short" | "too_long" | "string_too_short" | "string_too_long":
             least, most = context.get("min_length"), context.get("max_length")
             return f"must have at least {least}" if least is not None else f"must have at most {most}"

@@ -132,9 +132,7 @@ class _HostReader:
         if value is None:
             return None
         if isinstance(value, dict) and "__ansible_vault" in value:
-            self._add(
-                (name,), f"{name} is encrypted, kops-py needs it in plain", hint="only passwords need the vault"
-            )
+            self._add((name,), f"{name} is encrypted, kops-py needs it in plain", hint="only passwords need the vault")
             return None
         if isinstance(value, bool | float | dict | list):
             self._add((name,), f"{name} must be text, this is {kind_of(value)}")
@@ -212,9 +210,7 @@ class _HostReader:
         if text in _SSH_CONNECTIONS:
             return "ssh"
         if text != "local":
-            self._add(
-                ("ansible_connection",), f"ansible_connection is {show(text)}", hint="allowed here: ssh, local"
-            )
+            self._add(("ansible_connection",), f"ansible_connection is {show(text)}", hint="allowed here: ssh, local")
         return "local"
 
     def _become(self, user: str | None) -> bool:

@@ -21,9 +21,7 @@ _DEADLINE_S = 30.0
 _LONGEST_MESSAGE = 400
 _ORIGIN = re.compile(r"^Origin: (?P<file>/.*?)(?::(?P<line>\d+))?(?::(?P<column>\d+))?$")
 _MESSAGE = re.compile(r"^(?:\[(?:ERROR|WARNING)\]: |ERROR! )(?P<text>.*)$")
-_GENERAL = re.compile(
-    r"No inventory was parsed|Unable to parse .* as an inventory source|Completely failed to parse"
-)
+_GENERAL = re.compile(r"No inventory was parsed|Unable to parse .* as an inventory source|Completely failed to parse")
 # A message may end with the line it could not read, and that line may hold a password.
 _QUOTED_INPUT = re.compile(r",? got: .*$")
 

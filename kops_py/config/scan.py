@@ -140,9 +140,7 @@ class _YamlScan:
 
     def _host(self, group: str, key: Node, value: Node) -> None:
         if not isinstance(key.value, str):
-            self._problems.add(
-                key.place, f"a host's name must be text, this is {key.what}", hint="write it in quotes"
-            )
+            self._problems.add(key.place, f"a host's name must be text, this is {key.what}", hint="write it in quotes")
             return
         try:
             names, _ = expand_host_pattern(key.value)
@@ -150,9 +148,7 @@ class _YamlScan:
             self._problems.add(key.place, f"bad host name {show(key.value)}", why=str(error))
             return
         if value.kind is not Kind.MAP and not value.is_empty:
-            self._problems.add(
-                value.place, f"variables of host {show(key.value)} are {value.what}, they must be a map"
-            )
+            self._problems.add(value.place, f"variables of host {show(key.value)} are {value.what}, they must be a map")
             return
         plain = {name: (var_key.place, node.plain()) for name, (var_key, node) in value.entries.items()}
         for host in names:
@@ -219,9 +215,7 @@ class _IniScan:
 
     def _section(self, group: str, state: str, place: Place) -> None:
         if state not in _SECTIONS:
-            self._problems.add(
-                place, f"unknown kind of section {show(state)}", hint=did_you_mean(state, _SECTIONS)
-            )
+            self._problems.add(place, f"unknown kind of section {show(state)}", hint=did_you_mean(state, _SECTIONS))
             state = "vars"  # so that the lines below it are not reported as hosts
         self._group, self._state = group, state
         if state == "vars":
@@ -254,9 +248,7 @@ class _IniScan:
             at = Place(place.file, place.line, place.column + max(line.find(f"{name}{equals}", len(tokens[0])), 0))
             if not equals or not name:
                 # The word itself is not shown: it may be half of a password with a blank in it.
-                self._problems.add(
-                    at, "a variable has the form name=value", hint="quote a value with blanks in it"
-                )
+                self._problems.add(at, "a variable has the form name=value", hint="quote a value with blanks in it")
                 continue
             for host in names:
                 self._index.add_host_variable(host, name, value, at, self._problems)

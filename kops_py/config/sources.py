@@ -54,9 +54,7 @@ def find_files(inventory: Path | None, cluster: Path | None) -> Files:
         problems.fail(Place(repr(str(given))), "a path cannot hold a NUL byte")
     try:
         if not given.exists():
-            problems.fail(
-                Place(str(given)), "there is no such inventory", hint="kops-py init DIR writes an example"
-            )
+            problems.fail(Place(str(given)), "there is no such inventory", hint="kops-py init DIR writes an example")
         if given.is_dir():
             return _in_folder(given, cluster, given_by_user=inventory is not None, problems=problems)
     except OSError as error:

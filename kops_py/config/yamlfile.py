@@ -112,9 +112,7 @@ def parse_yaml(text: str, file: str, *, free: bool = False, vars_file: bool = Fa
     bad = _NOT_PRINTABLE.search(text)
     if bad is not None:
         place = place_at(file, text, bad.start())
-        problems.fail(
-            place, f"control character {bad[0]!r} is not allowed", hint="remove it; is this a text file?"
-        )
+        problems.fail(place, f"control character {bad[0]!r} is not allowed", hint="remove it; is this a text file?")
     composer = _Composer(file, problems, free=free, duplicates_ok=vars_file)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
@@ -235,9 +233,7 @@ class _Composer:
         try:
             value: _ScalarValue = getattr(self._constructor, f"construct_yaml_{name}")(ScalarNode(tag, text))
         except (ValueError, KeyError, IndexError, OverflowError):
-            self._problems.add(
-                place, f"this is not a value of type {name}", hint="write it in quotes if it is text"
-            )
+            self._problems.add(place, f"this is not a value of type {name}", hint="write it in quotes if it is text")
             return text
         if isinstance(value, float) and not math.isfinite(value):
             self._problems.add(place, "this is not a finite number")

@@ -138,9 +138,7 @@ class KubeApi(Protocol):
     def is_ready(self, timeout_s: float = 5.0) -> bool:
         """Whether /readyz answers ok; never raises KubeError."""
 
-    def get(
-        self, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None
-    ) -> JsonObject:
+    def get(self, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None) -> JsonObject:
         """Return one object."""
 
     def get_or_none(self, path: str, *, timeout_s: float | None = None) -> JsonObject | None:

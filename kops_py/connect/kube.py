@@ -97,9 +97,7 @@ class RestKubeApi:
             return False
         return status == 200 and body.strip() == b"ok"
 
-    def get(
-        self, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None
-    ) -> JsonObject:
+    def get(self, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None) -> JsonObject:
         """Return one object."""
         answer = self._send("GET", path, params=params, timeout_s=timeout_s, repeatable=True)
         return _json(answer.body, path, self._server)

@@ -47,9 +47,7 @@ class KubeAccess:
         """Return admin.conf of the first control plane that has one; raises KubeError. It holds a private key."""
         for _, config in self._configs():
             return config
-        raise KubeError(
-            "no control plane has an admin.conf yet", hint="build the cluster first: kops-py bootstrap"
-        )
+        raise KubeError("no control plane has an admin.conf yet", hint="build the cluster first: kops-py bootstrap")
 
     def close(self) -> None:
         """Close the connection."""

@@ -72,9 +72,7 @@ def transport_failure(method: str, path: str, error: Exception, *, server: str) 
         delivery = Delivery.FATAL if any(_is_unknown_name(c) for c in chain) else Delivery.NOT_SENT
         return Failure(
             delivery,
-            _no_answer(
-                path, server, "the name does not resolve here", "check the endpoint's DNS record or /etc/hosts"
-            ),
+            _no_answer(path, server, "the name does not resolve here", "check the endpoint's DNS record or /etc/hosts"),
         )
     if any(isinstance(c, ssl.SSLError) and not _is_cut_handshake(c) for c in chain):
         return Failure(Delivery.FATAL, _tls_error(path, chain, server))

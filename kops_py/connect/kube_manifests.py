@@ -42,9 +42,7 @@ def _documents(text: str, source: str) -> Iterator[tuple[int, Any]]:
 
 def _expand(document: Any, where: str) -> list[JsonObject]:
     if not isinstance(document, dict):
-        raise ConfigError(
-            "a Kubernetes object must be a mapping", where=where, why=f"found {type(document).__name__}"
-        )
+        raise ConfigError("a Kubernetes object must be a mapping", where=where, why=f"found {type(document).__name__}")
     kind, version = document.get("kind"), document.get("apiVersion")
     if not isinstance(kind, str) or not isinstance(version, str) or not kind or not version:
         missing = "kind" if not isinstance(kind, str) or not kind else "apiVersion"

@@ -168,9 +168,7 @@ class SshHost:
             if sudo_stream.refused_password:
                 self._sudo_refused = failure  # asked once: more wrong passwords would lock the account
             raise failure
-        result = CommandResult(
-            self.name, command.exit_status, command.stdout, command.stderr, time.monotonic() - begun
-        )
+        result = CommandResult(self.name, command.exit_status, command.stdout, command.stderr, time.monotonic() - begun)
         if check and not result.ok:
             raise _failed(result, label)
         return result
@@ -330,9 +328,7 @@ class SshFleet:
                 self._hosts[name] = SshHost(self._specs[name], lambda: self._link(name), self)
             return self._hosts[name]
 
-    def map(
-        self, names: Sequence[str], work: Callable[[Host], Any], *, cancel: Cancel | None = None
-    ) -> dict[str, Any]:
+    def map(self, names: Sequence[str], work: Callable[[Host], Any], *, cancel: Cancel | None = None) -> dict[str, Any]:
         """Do ``work`` on every named host side by side, at most ``max_parallel``; its value or its KopsError each.
 
         After a cancel nothing new is started. Anything but a KopsError is a mistake in the program and is raised

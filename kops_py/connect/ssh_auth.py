@@ -82,9 +82,7 @@ def _agent(target: Target, attempt: _Attempt) -> Iterator[dict[bytes, AgentKey]]
         connection.close()
 
 
-def _candidates(
-    target: Target, agent_keys: dict[bytes, AgentKey], attempt: _Attempt
-) -> Iterator[tuple[str, PKey]]:
+def _candidates(target: Target, agent_keys: dict[bytes, AgentKey], attempt: _Attempt) -> Iterator[tuple[str, PKey]]:
     offered: set[bytes] = set()
     files = ([target.key_file] if target.key_file else []) + list(target.identity_files)
     for path in dict.fromkeys(files):
@@ -133,9 +131,7 @@ def _public_part(path: Path) -> bytes | None:
     with contextlib.suppress(OSError, ValueError, IndexError, binascii.Error):
         from paramiko.message import Message
 
-        body = "".join(
-            line for line in path.read_text(encoding="ascii").split("\n") if not line.startswith("-----")
-        )
+        body = "".join(line for line in path.read_text(encoding="ascii").split("\n") if not line.startswith("-----"))
         data = base64.b64decode(body)
         if data.startswith(_OPENSSH_MAGIC):
             message = Message(data[len(_OPENSSH_MAGIC) :])

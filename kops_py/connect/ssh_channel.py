@@ -76,9 +76,7 @@ class Watchdog:
             self._commands[id(command)] = command
             if self._stop is None:
                 self._stop = threading.Event()
-                threading.Thread(
-                    target=self._watch, args=(self._stop,), name="kops-py watchdog", daemon=True
-                ).start()
+                threading.Thread(target=self._watch, args=(self._stop,), name="kops-py watchdog", daemon=True).start()
         try:
             yield
         finally:

@@ -97,9 +97,7 @@ def parse(path: Path) -> tuple[Entry, ...]:
         if len(words) < 3 or words[0].startswith("#"):
             continue
         with contextlib.suppress(binascii.Error, ValueError):
-            entries.append(
-                Entry(path, number, marker, words[0], words[1], base64.b64decode(words[2], validate=True))
-            )
+            entries.append(Entry(path, number, marker, words[0], words[1], base64.b64decode(words[2], validate=True)))
     return tuple(entries)
 
 
@@ -189,9 +187,7 @@ class KnownHosts:
         label = hashed(name) if target.hash_known_hosts else name
         line = f"{label} {key.get_name()} {base64.b64encode(key.asbytes()).decode()}\n"
         if path.exists() and not path.is_file():
-            self._log(
-                f"{target.label}: accepted unknown {key.get_name()} {fingerprint(key)}; {path} keeps no record"
-            )
+            self._log(f"{target.label}: accepted unknown {key.get_name()} {fingerprint(key)}; {path} keeps no record")
             return
         try:
             with self._lock:

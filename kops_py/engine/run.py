@@ -36,9 +36,7 @@ class StepContext:
         self.cancel.check()
         left = self.deadline_at - time.monotonic()
         if left <= 0:
-            raise DeadlineError(
-                f"{self.step.title}: not done within {self.step.timeout_s:.0f} s", where=self.step.node
-            )
+            raise DeadlineError(f"{self.step.title}: not done within {self.step.timeout_s:.0f} s", where=self.step.node)
         return left
 
     def progress(self, message: str, *, waiting: bool = False) -> None:

@@ -87,9 +87,7 @@ def server_version(answer: JsonObject) -> Version:
     try:
         return Version.parse(text.partition("+")[0])
     except ValueError as error:
-        raise KubeError(
-            "the API server names no version", where="/version", why=f"gitVersion is {text!r}"
-        ) from error
+        raise KubeError("the API server names no version", where="/version", why=f"gitVersion is {text!r}") from error
 
 
 def node_facts(node: JsonObject) -> NodeFacts:
@@ -156,9 +154,7 @@ def unready_nodes(nodes: Iterable[NodeFacts], *, network_expected: bool = True) 
     )
 
 
-def static_pod_problems(
-    nodes: Iterable[NodeFacts], pods: Iterable[JsonObject], *, local_etcd: bool
-) -> tuple[str, ...]:
+def static_pod_problems(nodes: Iterable[NodeFacts], pods: Iterable[JsonObject], *, local_etcd: bool) -> tuple[str, ...]:
     """Name the control-plane pods that are absent or not Ready."""
     by_name = {str(p["metadata"]["name"]): p for p in pods}
     return tuple(

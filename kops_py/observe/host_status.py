@@ -50,9 +50,7 @@ def _observe_etcd(host: Host) -> tuple[EtcdMember, ...]:
         if not manifest.ok:
             return ()
         return (
-            EtcdMember(
-                name=host.name, member_id=0, endpoint="", healthy=False, problem="its container is not running"
-            ),
+            EtcdMember(name=host.name, member_id=0, endpoint="", healthy=False, problem="its container is not running"),
         )
 
     def ask(argv: tuple[str, ...]) -> str:

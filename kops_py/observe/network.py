@@ -212,9 +212,7 @@ def connections(text: str) -> Mapping[tuple[str, int], tuple[Reach, str]]:
 class _Probing:
     """One run over all hosts; keeps what is shared between the rounds."""
 
-    def __init__(
-        self, fleet: Fleet, spec: ClusterSpec, hosts: Mapping[str, HostFacts], cancel: Cancel | None
-    ) -> None:
+    def __init__(self, fleet: Fleet, spec: ClusterSpec, hosts: Mapping[str, HostFacts], cancel: Cancel | None) -> None:
         self.fleet, self.spec, self.cancel = fleet, spec, cancel
         self.hosts = {name: facts for name, facts in hosts.items() if facts.reachable}
         self.mark = f"kops-py-probe-{secrets.token_hex(6)}"
@@ -231,9 +229,7 @@ class _Probing:
             return _Listener(0, there, float("inf"))
         started_s = time.monotonic()
         argv = (facts.python_path, "-I", "-S", "-", self.mark, str(LIFETIME_S), wanted.node_ip, *missing)
-        result = host.run(
-            argv, sudo=True, stdin=_LISTENER.encode(), timeout_s=15.0, check=False, cancel=self.cancel
-        )
+        result = host.run(argv, sudo=True, stdin=_LISTENER.encode(), timeout_s=15.0, check=False, cancel=self.cancel)
         pid, opened = listener_ports(result.out)
         return _Listener(pid, there | opened, started_s + LIFETIME_S)
 

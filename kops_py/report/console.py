@@ -151,9 +151,7 @@ class LiveConsole:
         from rich.live import Live
 
         if self._live is None:
-            self._live = Live(
-                console=self._console, get_renderable=self._render, refresh_per_second=8, transient=True
-            )
+            self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=8, transient=True)
             self._live.start()
 
     def _stop(self) -> None:

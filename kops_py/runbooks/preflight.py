@@ -62,8 +62,7 @@ def _near(word: str, known: Collection[str]) -> str:
 def mark_ignored(findings: Iterable[Finding], ignore: Collection[str]) -> tuple[Finding, ...]:
     """Return the findings with ``ignored`` set where ``id`` or ``id@node`` is named."""
     return tuple(
-        dataclasses.replace(f, ignored=f.ignored or f.id in ignore or f"{f.id}@{f.node}" in ignore)
-        for f in findings
+        dataclasses.replace(f, ignored=f.ignored or f.id in ignore or f"{f.id}@{f.node}" in ignore) for f in findings
     )
 
 

@@ -69,9 +69,7 @@ def in_container(container_id: str, argv: Iterable[str]) -> tuple[str, ...]:
     return ("crictl", "exec", container_id, *argv)
 
 
-def etcdctl_argv(
-    *command: str, endpoint: str = LOCAL_ENDPOINT, timeout_s: int = 5, pki: str = PKI
-) -> tuple[str, ...]:
+def etcdctl_argv(*command: str, endpoint: str = LOCAL_ENDPOINT, timeout_s: int = 5, pki: str = PKI) -> tuple[str, ...]:
     """Return an etcdctl command with JSON output and the health-check client certificate.
 
     The flags are the same in 3.4 to 3.6, and the v3 API is their default.
@@ -125,9 +123,7 @@ def parse_health(output: str, endpoint: str = LOCAL_ENDPOINT) -> EtcdHealth:
     """Read etcd's /health answer; ``health`` is the text "true" in all versions. Raises ValueError."""
     answer = _load(output, dict)
     healthy = str(answer.get("health")).lower() == "true"
-    return EtcdHealth(
-        endpoint, healthy, "" if healthy else str(answer.get("reason") or "it says it is not healthy")
-    )
+    return EtcdHealth(endpoint, healthy, "" if healthy else str(answer.get("reason") or "it says it is not healthy"))
 
 
 def parse_endpoint_health(output: str) -> tuple[EtcdHealth, ...]:
@@ -171,9 +167,7 @@ def merge_members(
         status, state = by_id.get(member.member_id), by_endpoint.get(endpoint)
         problem = "; ".join(filter(None, (*(status.errors if status else ()), state.problem if state else "")))
         if status is None:
-            problem = problem or (
-                "it was added and has never started" if not member.name else "it does not answer"
-            )
+            problem = problem or ("it was added and has never started" if not member.name else "it does not answer")
         found.append(
             EtcdMember(
                 name=member.name,

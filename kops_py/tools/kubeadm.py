@@ -153,9 +153,7 @@ def upload_certs_config(
     For ``upload_certs_argv`` and ``bootstrap_token_argv``. ClusterConfiguration is in it because kubeadm would ask
     the internet for a version without it, and because it says which certificates belong to the set.
     """
-    init = _init_document(
-        spec, node, token=token, token_ttl_s=token_ttl_s, certificate_key=certificate_key, ignore=()
-    )
+    init = _init_document(spec, node, token=token, token_ttl_s=token_ttl_s, certificate_key=certificate_key, ignore=())
     return _render(spec, [init, _cluster_document(spec)])
 
 

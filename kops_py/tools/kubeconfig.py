@@ -53,9 +53,7 @@ def merge(existing: bytes, new: bytes, *, make_current: bool = False, force: boo
     if not force:
         _refuse_foreign(old, added)
     for section in _SECTIONS:
-        result[section] = _merge_section(
-            _entries(old, section, "existing kubeconfig"), _entries(added, section, "new")
-        )
+        result[section] = _merge_section(_entries(old, section, "existing kubeconfig"), _entries(added, section, "new"))
     for key, value in added.items():
         result.setdefault(key, value)
     if make_current or not old.get("current-context"):

@@ -49,9 +49,7 @@ def _as_json(found: Bundle | Upstream) -> dict[str, Any]:
         "kubernetes_versions": list(found.kubernetes_versions),
         "repositories": {minor: str(found.repository(minor)) for minor in found.minors},
         "images": {
-            version: [
-                {**archive.to_json(), "path": str(archive.path)} for archive in found.image_archives(version)
-            ]
+            version: [{**archive.to_json(), "path": str(archive.path)} for archive in found.image_archives(version)]
             for version in found.kubernetes_versions
         },
         "extra_images": [{**archive.to_json(), "path": str(archive.path)} for archive in found.extra_images],
@@ -72,9 +70,7 @@ def _check(folder: Path, *, read_all: bool, output: str) -> int:
     if output == "json":
         print(json.dumps({"folder": str(folder), "problems": problems}, indent=2))
     else:
-        print(
-            "\n".join(problems) or f"{folder}: a bundle with {', '.join(read_bundle(folder).kubernetes_versions)}"
-        )
+        print("\n".join(problems) or f"{folder}: a bundle with {', '.join(read_bundle(folder).kubernetes_versions)}")
     return EXIT_NO_BUNDLE if problems else 0
 
 

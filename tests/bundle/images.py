@@ -61,9 +61,7 @@ def _debian_files(names: tuple[str, ...], folders: Folders) -> tuple[Entry, ...]
 def _iptables_layer(folders: Folders, progress: Progress) -> tuple[Entry, ...]:
     """iptables in both variants behind one program that picks the kubelet's; conntrack; their libraries."""
     chooser = build.small_program("iptablesmode", folders, progress)
-    files = {
-        entry.path: entry for entry in _debian_files(recipe.LIBC_PACKAGES + recipe.IPTABLES_PACKAGES, folders)
-    }
+    files = {entry.path: entry for entry in _debian_files(recipe.LIBC_PACKAGES + recipe.IPTABLES_PACKAGES, folders)}
     files["usr/sbin/iptables-mode"] = Entry("usr/sbin/iptables-mode", chooser)
     for name in _IPTABLES_NAMES:
         files[f"usr/sbin/{name}"] = Entry(f"usr/sbin/{name}", link="iptables-mode")
@@ -99,9 +97,7 @@ class ImageBuilder:
             return self._image(ref, libraries, programs, entrypoint=("/usr/local/bin/etcd",), ports=("2379/tcp",))
         if name == "coredns":
             stand_in = build.small_program("dns", self._folders, self._progress)
-            return self._image(
-                ref, (Entry("coredns", stand_in),), entrypoint=("/coredns",), ports=("53/udp", "53/tcp")
-            )
+            return self._image(ref, (Entry("coredns", stand_in),), entrypoint=("/coredns",), ports=("53/udp", "53/tcp"))
         if name == "pause":
             waiting = build.pause(tag, self._folders, self._progress)
             return self._image(ref, (Entry("pause", waiting),), entrypoint=("/pause",), user="65535:65535")
@@ -110,9 +106,7 @@ class ImageBuilder:
     def _echo(self) -> ImageSpec:
         program = build.small_program("echo", self._folders, self._progress)
         files = (Entry("echo", program),)
-        return self._image(
-            recipe.ECHO_IMAGE, files, entrypoint=("/echo",), user="65534:65534", ports=("8080/tcp",)
-        )
+        return self._image(recipe.ECHO_IMAGE, files, entrypoint=("/echo",), user="65534:65534", ports=("8080/tcp",))
 
     def _image(
         self,
@@ -122,9 +116,7 @@ class ImageBuilder:
         user: str = "",
         ports: tuple[str, ...] = (),
     ) -> ImageSpec:
-        return ImageSpec(
-            ref, layers, architecture=self._architecture, entrypoint=entrypoint, user=user, ports=ports
-        )
+        return ImageSpec(ref, layers, architecture=self._architecture, entrypoint=entrypoint, user=user, ports=ports)
 
     def of_version(self, version: KubernetesVersion, binaries: Path, images: Path) -> None:
         """Write the archives of one version below the folder `images`; those that are there stay."""

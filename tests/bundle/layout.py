@@ -199,9 +199,7 @@ def _repository_problems(bundle: Bundle, minor: str) -> list[str]:
     if hashlib.sha256(index).hexdigest() not in release:
         problems.append(f"{folder}/Packages is not the one Release was written for")
     paragraphs = _packages(folder)
-    listed = {
-        one["Filename"].removeprefix("./"): int(one.get("Size", "-1")) for one in paragraphs if "Filename" in one
-    }
+    listed = {one["Filename"].removeprefix("./"): int(one.get("Size", "-1")) for one in paragraphs if "Filename" in one}
     for name, size_bytes in listed.items():
         found_bytes = (folder / name).stat().st_size if (folder / name).is_file() else None
         if found_bytes is None:

@@ -150,7 +150,7 @@ class Bed:
                 parts.append(f"--- console of {node.name}\n{tail(node.console_log.read_text(errors='replace'), 12)}")
             if node.is_running:
                 script = (
-                    "for f in /var/lib/kops-py/jobs/*/log; do echo \"$f\"; tail -n 15 \"$f\"; done;"
+                    'for f in /var/lib/kops-py/jobs/*/log; do echo "$f"; tail -n 15 "$f"; done;'
                     " systemctl --failed --no-legend;"
                     " journalctl -u kubelet -n 200 --no-pager -o cat | grep -v perf_event | tail -n 8"
                 )

@@ -86,9 +86,7 @@ class Running:
     def wait_said(self, pattern: str, *, deadline_s: float) -> float:
         """Wait until standard error holds the pattern; returns seconds since the start. Raises ProgramError."""
         wanted = re.compile(pattern, re.MULTILINE)
-        self.wait_until(
-            lambda: wanted.search(self.stderr) is not None, f"{pattern!r} on stderr", deadline_s=deadline_s
-        )
+        self.wait_until(lambda: wanted.search(self.stderr) is not None, f"{pattern!r} on stderr", deadline_s=deadline_s)
         return time.monotonic() - self._started
 
     def wait_until(self, condition: Callable[[], bool], what: str, *, deadline_s: float) -> None:

@@ -35,9 +35,7 @@ class BadDay:
     def write(self, **variables: object) -> None:
         """Write the inventory for the account that needs a sudo password, with these changes."""
         usual = {"ansible_user": "opspw"}
-        self.bed.write_inventory(
-            control_planes=["n1"], workers=["n2", "n3"], variables={**usual, **variables}
-        )
+        self.bed.write_inventory(control_planes=["n1"], workers=["n2", "n3"], variables={**usual, **variables})
         self.bed.write_cluster("bad-day", ssh={"becomePassword": "env:THE_SUDO_PASSWORD"})
         self.program.extra_environment["THE_SUDO_PASSWORD"] = SUDO_PASSWORD
 
@@ -158,7 +156,8 @@ def _disk_full(day: BadDay, folder: Path) -> None:
     running.wait_said(r"^\[.*\] --- preparation", deadline_s=60)
     node.exec("fallocate -l $(($(stat -f -c '%a*%S' /var) - 4194304)) /var/full || true; df -k /var >&2")
     ended = day.check(day.program.expect(running, exit_code=13, deadline_s=180), "n3", "continue with:")
-    assert re.search("error: n3: .*failed\n  why: .*(free space|No space left)", ended.stderr, re.DOTALL), ended.report()
+    full = re.compile("error: n3: .*failed\n  why: .*(free space|No space left)", re.DOTALL)
+    assert full.search(ended.stderr), ended.report()
     assert "error: n1" not in ended.stderr, ended.report()
     node.exec("rm /var/full")
 

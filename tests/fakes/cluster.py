@@ -73,9 +73,7 @@ def make_spec(
     return ClusterSpec(
         name="sim",
         kubernetes=KubernetesSpec(version, "https://example.invalid", None, None, None),
-        network=NetworkSpec(
-            (ip_network("10.244.0.0/16"),), (ip_network("10.96.0.0/12"),), "cluster.local", cni, None
-        ),
+        network=NetworkSpec((ip_network("10.244.0.0/16"),), (ip_network("10.96.0.0/12"),), "cluster.local", cni, None),
         hosts=tuple(hosts),
         endpoint=Endpoint("api.example.invalid", 6443),
         endpoint_external=False,

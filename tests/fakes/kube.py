@@ -130,9 +130,7 @@ class FakeKubeApi:
             return False
         return self.ready
 
-    def get(
-        self, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None
-    ) -> JsonObject:
+    def get(self, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None) -> JsonObject:
         """See KubeApi."""
         with self._lock:
             self._enter("get", path)

@@ -159,9 +159,7 @@ class FakeFleet:
         """Return the host; raises KeyError."""
         return self.hosts[name]
 
-    def map(
-        self, names: Sequence[str], work: Callable[[Host], Any], *, cancel: Cancel | None = None
-    ) -> dict[str, Any]:
+    def map(self, names: Sequence[str], work: Callable[[Host], Any], *, cancel: Cancel | None = None) -> dict[str, Any]:
         """Do ``work`` on each; its value or its KopsError."""
         results: dict[str, Any] = {}
         for host in [self.host(name) for name in names]:

@@ -136,6 +136,5 @@ def test_removal_leaves_nothing_and_can_be_done_twice(nodes: tuple[Node, ...]) -
         assert (routes(n2), rules(n2)) == (set(), [])
         files = (bridge.CNI_PATH, bridge.PEERS_PATH, bridge.SCRIPT_PATH, bridge.UNIT_PATH)
         assert (
-            n2.exec(f"ls {' '.join(files)} 2>/dev/null; ip -o link show {bridge.BRIDGE} 2>/dev/null; true").stdout
-            == ""
+            n2.exec(f"ls {' '.join(files)} 2>/dev/null; ip -o link show {bridge.BRIDGE} 2>/dev/null; true").stdout == ""
         )

@@ -91,9 +91,7 @@ def test_apt_accepts_each_repository_and_sees_every_version(bundle: Bundle, tmp_
         newest = bundle.package_version(versions[-1])
         apt.run("apt-get", "download", f"kubeadm={newest}", "cri-tools", "kubernetes-cni")
         (package,) = (tmp_path / minor).glob("kubeadm_*.deb")
-        fields = subprocess.run(
-            ["dpkg-deb", "-f", package], capture_output=True, text=True, check=True, timeout=30
-        )
+        fields = subprocess.run(["dpkg-deb", "-f", package], capture_output=True, text=True, check=True, timeout=30)
         assert f"Version: {newest}\n" in fields.stdout
 
 

@@ -91,9 +91,7 @@ def test_ten_starts_at_once_run_it_once(node: Node) -> None:
     node.exec("rm -f /var/tmp/counted")
     argv = ("sh", "-c", "echo x >>/var/tmp/counted; exec sleep 300")
     results: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: results.append(start(node, "once", argv).returncode)) for _ in range(10)
-    ]
+    threads = [threading.Thread(target=lambda: results.append(start(node, "once", argv).returncode)) for _ in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:

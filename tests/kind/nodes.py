@@ -148,9 +148,7 @@ def up(options: argparse.Namespace) -> None:
         _run(authorize_argv(options.engine, name), text=key.with_suffix(".pub").read_text())
     found = parse_inspect(_run((options.engine, "inspect", *names)))
     addresses = {name: found[name] for name in names}
-    hosts = inventory(
-        addresses, options.control_planes, key_file=str(key), known_hosts=str(output / "known_hosts")
-    )
+    hosts = inventory(addresses, options.control_planes, key_file=str(key), known_hosts=str(output / "known_hosts"))
     (output / "hosts.yaml").write_text(hosts)
     (output / "cluster.yaml").write_text(cluster_file(options.version))
     print(f"kops-py preflight -i {output} --accept-new-host-keys")

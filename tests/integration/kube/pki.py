@@ -72,9 +72,7 @@ class Authority:
         certificate = builder.sign(self._key, hashes.SHA256())
         return Pair(certificate.public_bytes(serialization.Encoding.PEM), _pem(key))
 
-    def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, valid: timedelta
-    ) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, valid: timedelta) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         start = now - timedelta(days=10)
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key)
@@ -102,9 +100,7 @@ def kubeconfig(server: str, authority: bytes, client: Pair | None, *, token: str
                 },
             }
         ],
-        "contexts": [
-            {"name": "admin@kubernetes", "context": {"cluster": "kubernetes", "user": "kubernetes-admin"}}
-        ],
+        "contexts": [{"name": "admin@kubernetes", "context": {"cluster": "kubernetes", "user": "kubernetes-admin"}}],
         "users": [{"name": "kubernetes-admin", "user": user}],
         "current-context": "admin@kubernetes",
     }

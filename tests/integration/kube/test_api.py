@@ -124,9 +124,7 @@ def test_a_server_that_stays_away_ends_with_the_cause(control_plane: ControlPlan
 
 def test_cancel_ends_the_waiting_at_once(control_plane: ControlPlane, connect: Connect) -> None:
     cancel = Cancel()
-    api = connect(
-        control_plane.kubeconfig(server=f"https://127.0.0.1:{free_port()}"), timeout_s=60.0, cancel=cancel
-    )
+    api = connect(control_plane.kubeconfig(server=f"https://127.0.0.1:{free_port()}"), timeout_s=60.0, cancel=cancel)
     threading.Timer(0.5, cancel.set, ["SIGINT"]).start()
     began = time.monotonic()
     with pytest.raises(CancelledError):
@@ -203,9 +201,7 @@ def test_apply_finds_a_kind_whose_definition_was_applied_just_before(api: KubeAp
                     "name": "v1",
                     "served": True,
                     "storage": True,
-                    "schema": {
-                        "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-                    },
+                    "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
                 }
             ],
         },

@@ -22,9 +22,7 @@ SSHD = next(
 
 
 def make_key(path: Path, *, kind: str = "ed25519", passphrase: str = "") -> Path:
-    subprocess.run(
-        ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "kops-py test", "-f", path], check=True
-    )
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "kops-py test", "-f", path], check=True)
     return path
 
 

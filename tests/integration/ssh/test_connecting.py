@@ -92,13 +92,10 @@ class TestHostKeys:
     def test_many_new_hosts_at_once_lose_no_record(self, sshd: Sshd, tmp_path: Path) -> None:
         file = tmp_path / "known_hosts"
         file.write_text("# kept")
-        specs = [
-            host_spec(f"n{n}", address=f"127.0.0.{n}", port=sshd.port, key_file=sshd.key) for n in range(1, 9)
-        ]
+        specs = [host_spec(f"n{n}", address=f"127.0.0.{n}", port=sshd.port, key_file=sshd.key) for n in range(1, 9)]
         args = f"-o HostKeyAlias=alias -o UserKnownHostsFile={file}"
         specs = [
-            host_spec(s.name, port=sshd.port, key_file=sshd.key, ssh_args=args.replace("alias", s.name))
-            for s in specs
+            host_spec(s.name, port=sshd.port, key_file=sshd.key, ssh_args=args.replace("alias", s.name)) for s in specs
         ]
         fleet = SshFleet(specs, settings=SshSpec(), ssh_config=Path("/dev/null"), accept_new_host_keys=True)
         results = fleet.map([s.name for s in specs], lambda host: host.run(["echo", host.name]).out)
@@ -207,9 +204,7 @@ class TestLogin:
         copy = tmp_path / "copy"
         copy.write_bytes(sshd.key.read_bytes())
         copy.chmod(0o600)
-        subprocess.run(
-            ["ssh-keygen", "-q", "-p", "-N", "secret-words", "-f", copy], check=True, capture_output=True
-        )
+        subprocess.run(["ssh-keygen", "-q", "-p", "-N", "secret-words", "-f", copy], check=True, capture_output=True)
         run_true(host_spec(port=sshd.port, key_file=copy), sshd.known_hosts())
 
     def test_dead_agent_is_no_obstacle(self, sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,9 +294,7 @@ class TestJumpHosts:
     def test_proxy_command_that_ends_at_once(self, sshd: Sshd) -> None:
         begun = time.monotonic()
         with pytest.raises(UnreachableError, match="closed during the handshake"):
-            run_true(
-                host_spec(port=sshd.port, key_file=sshd.key, ssh_args="-o ProxyCommand=false"), sshd.known_hosts()
-            )
+            run_true(host_spec(port=sshd.port, key_file=sshd.key, ssh_args="-o ProxyCommand=false"), sshd.known_hosts())
         assert time.monotonic() - begun < 5
 
 
@@ -363,9 +356,7 @@ class TestUnreachable:
         assert capfd.readouterr().err == ""
 
 
-def test_fabrics_auto_add_policy_is_never_used(
-    sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fabrics_auto_add_policy_is_never_used(sshd: Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import paramiko
 
     def refuse(*_: object, **__: object) -> None:

@@ -92,9 +92,7 @@ def test_files_are_roots(login: Login, node: Node, user: str, password: str | No
 
 
 def test_the_password_is_in_no_process_list(login: Login, node: Node) -> None:
-    result = login("opspw", SUDO_PASSWORD).run(
-        ["sh", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ"], sudo=True
-    )
+    result = login("opspw", SUDO_PASSWORD).run(["sh", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ"], sudo=True)
     assert b"sudo" in result.stdout
     assert SUDO_PASSWORD.encode() not in result.stdout
 

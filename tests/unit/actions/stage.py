@@ -163,5 +163,3 @@ class Stage:
 
 def stage(control_planes: int = 1, workers: int = 0, kube: Iterable[Any] = ()) -> Stage:
     return Stage(make_spec(control_planes, workers), FakeKubeApi(kube))
-
-

@@ -13,7 +13,7 @@ from tests.fakes.ssh import Call, Reply
 from tests.unit.actions.stage import Stage, stage
 
 TOKEN = "abcdef.0123456789abcdef"
-LOG = f"[preflight] Running pre-flight checks\n[certs] Generating \"ca\" certificate\nkubeadm join --token {TOKEN}\n"
+LOG = f'[preflight] Running pre-flight checks\n[certs] Generating "ca" certificate\nkubeadm join --token {TOKEN}\n'
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +74,7 @@ def test_a_lost_connection_is_made_anew_and_the_wait_goes_on(error: UnreachableE
 def test_a_host_that_stays_away_ends_the_wait_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_RECONNECT_S", 0.05)
     made = stage()
-    made.hosts["n1"].on(
-        lambda argv: "echo interrupted" in argv[-1], Reply(error=UnreachableError("gone", where="n1"))
-    )
+    made.hosts["n1"].on(lambda argv: "echo interrupted" in argv[-1], Reply(error=UnreachableError("gone", where="n1")))
     with pytest.raises(UnreachableError, match="gone"):
         wait_job(made.hosts["n1"], "kubeadm-init", made.ctx(ConfigureBridge("n1"), timeout_s=30))
     assert len(made.waits) >= 2

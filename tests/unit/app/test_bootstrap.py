@@ -408,6 +408,7 @@ def test_a_network_manifest_that_cannot_be_read_is_named(source: str, tmp_path: 
 
 def test_errors_of_a_run_are_kops_errors(world: World) -> None:
     """What is not one is a bug and must come out as it is, with the lock given back."""
+
     def broken(step: Any) -> None:
         raise ZeroDivisionError("a bug")
 

@@ -78,8 +78,12 @@ def test_a_held_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
     assert lock.path.read_text() == ""
 
 
-@given(st.dictionaries(st.sampled_from(["pid", "user", "host", "since_s", "run_id", "command"]), st.one_of(
-    st.none(), st.text(max_size=9), st.integers(), st.floats(), st.lists(st.integers(), max_size=1))))
+@given(
+    st.dictionaries(
+        st.sampled_from(["pid", "user", "host", "since_s", "run_id", "command"]),
+        st.one_of(st.none(), st.text(max_size=9), st.integers(), st.floats(), st.lists(st.integers(), max_size=1)),
+    )
+)
 def test_any_holder_can_be_described(holder: dict[str, object]) -> None:
     assert describe_holder(holder)
 

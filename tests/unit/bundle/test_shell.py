@@ -18,9 +18,7 @@ QUIET = Progress(quiet=True)
 
 def test_failure_names_the_step_the_code_and_the_end_of_the_log(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "build.log"
-    with pytest.raises(
-        BundleError, match=r"(?s)packing: exit code 3; output in .*build\.log.*\nlast words$"
-    ) as caught:
+    with pytest.raises(BundleError, match=r"(?s)packing: exit code 3; output in .*build\.log.*\nlast words$") as caught:
         run(["sh", "-c", "seq 40; echo last words; exit 3"], what="packing", log=log, progress=QUIET)
     assert "\n20\n" not in str(caught.value)
     assert "\n20\n" in log.read_text()
@@ -62,9 +60,7 @@ def test_long_program_is_not_silent(
     assert capsys.readouterr().err.count("compiling") >= 3
 
 
-def test_lock_held_by_another_is_waited_for_and_then_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lock_held_by_another_is_waited_for_and_then_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = Folders(tmp_path / "bundle", tmp_path / "build")
     folders.build.mkdir()
     monkeypatch.setattr(obtain, "LOCK_DEADLINE_S", 0.2)

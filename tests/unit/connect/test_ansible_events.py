@@ -118,5 +118,5 @@ def test_a_failed_loop_names_the_item(results: list[dict[str, Any]], item: dict[
     collector.handle(event("runner_on_failed", "a", "ignored", ignore_errors=True, res={"msg": "items failed"}))
     collector.handle(event("runner_on_start", "a", "loop"))
     collector.handle(event("runner_item_on_failed", "a", "loop", res=item))
-    collector.handle(event("runner_on_failed", "a", "loop", res={"msg": "One or more items failed", "results": results}))
+    collector.handle(event("runner_on_failed", "a", "loop", res={"msg": "items failed", "results": results}))
     assert (collector.results()["a"].task, collector.results()["a"].message) == ("loop", message)

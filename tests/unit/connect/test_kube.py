@@ -41,9 +41,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     monkeypatch.setattr(kube, "_FIRST_PAUSE_S", 0.02)
     started: list[tuple[KubeApi, ScriptedServer]] = []
 
-    def begin(
-        *script: Reply, timeout_s: float = 5.0, cancel: Cancel | None = None
-    ) -> tuple[KubeApi, ScriptedServer]:
+    def begin(*script: Reply, timeout_s: float = 5.0, cancel: Cancel | None = None) -> tuple[KubeApi, ScriptedServer]:
         server = ScriptedServer(script)
         api = connect_kube(
             server.kubeconfig(),
@@ -93,9 +91,7 @@ def test_rides_out_a_restarting_server(start: Start, call: Callable[[KubeApi], A
     ],
     ids=["create", "replace-unguarded", "json-patch", "delete-unguarded"],
 )
-def test_tries_once_what_is_not_safe_to_repeat(
-    start: Start, call: Callable[[KubeApi], Any], trouble: Reply
-) -> None:
+def test_tries_once_what_is_not_safe_to_repeat(start: Start, call: Callable[[KubeApi], Any], trouble: Reply) -> None:
     api, server = start(trouble)
     with pytest.raises(KubeError) as caught:
         call(api)
@@ -151,9 +147,7 @@ def test_the_deadline_holds_for_all_attempts_together(start: Start) -> None:
 
 
 def test_a_pause_the_server_asks_for_is_kept_or_not_begun(start: Start) -> None:
-    api, server = start(
-        status(429, headers=(("Retry-After", "1"),)), OK, status(429, headers=(("Retry-After", "30"),))
-    )
+    api, server = start(status(429, headers=(("Retry-After", "1"),)), OK, status(429, headers=(("Retry-After", "30"),)))
     began = time.monotonic()
     api.get(PATH)
     assert 1.0 <= time.monotonic() - began < 2.0
@@ -356,8 +350,6 @@ def test_a_port_that_speaks_no_tls_is_named_at_once(start: Start, tmp_path: Path
 def test_the_client_is_imported_only_when_used() -> None:
     modules = ("connect.kube", "connect.lease", "connect.kube_manifests", "observe.cluster", "observe.status")
     code = "; ".join(f"import kops_py.{m}" for m in modules)
-    code += (
-        "; import sys; print([m for m in ('kubernetes', 'urllib3', 'yaml', 'cryptography') if m in sys.modules])"
-    )
+    code += "; import sys; print([m for m in ('kubernetes', 'urllib3', 'yaml', 'cryptography') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -22,9 +22,7 @@ def config(server: str = "https://api.prod:6443", **cluster: str) -> bytes:
     return yaml.safe_dump(
         {
             "clusters": [{"name": "c", "cluster": {"server": server, **cluster}}],
-            "users": [
-                {"name": "u", "user": {"client-certificate-data": data["crt"], "client-key-data": data["key"]}}
-            ],
+            "users": [{"name": "u", "user": {"client-certificate-data": data["crt"], "client-key-data": data["key"]}}],
             "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "x",
         }

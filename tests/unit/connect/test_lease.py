@@ -213,9 +213,7 @@ def test_who_is_gone() -> None:
     assert not is_gone("a:b:1:2")
     boot, namespace, _, started = process_identity().split(":")
     assert is_gone(f"{boot}:{namespace}:{os.getpid()}:1{started}"), "the number was given to another process"
-    assert not is_gone(f"{boot}:{int(namespace) + 1}:{os.getpid()}:1"), (
-        "another container's processes are not ours"
-    )
+    assert not is_gone(f"{boot}:{int(namespace) + 1}:{os.getpid()}:1"), "another container's processes are not ours"
     child = subprocess.Popen(
         [
             sys.executable,

@@ -131,9 +131,7 @@ def test_include_of_itself(tmp_path: Path) -> None:
 
 
 def test_jump_hosts_are_passed_in_the_order_given(tmp_path: Path) -> None:
-    target = resolve(
-        spec(ssh_args="-J a,user@b:2200,ssh://[fd00::1]:23"), "Host a\n  HostName 10.1.1.1\n", tmp_path
-    )
+    target = resolve(spec(ssh_args="-J a,user@b:2200,ssh://[fd00::1]:23"), "Host a\n  HostName 10.1.1.1\n", tmp_path)
     assert hops(target) == ["10.1.1.1", "b", "fd00::1"]
     via = target.via
     assert isinstance(via, Target)

@@ -79,9 +79,7 @@ class TestKnownHosts:
 
     def test_lines_that_are_none_are_passed_over(self, tmp_path: Path) -> None:
         file = tmp_path / "known_hosts"
-        file.write_text(
-            f"# comment\n\nnode\nnode ssh-rsa !!!\n@cert-authority * {B.words}\nnode {A.words} comment\n"
-        )
+        file.write_text(f"# comment\n\nnode\nnode ssh-rsa !!!\n@cert-authority * {B.words}\nnode {A.words} comment\n")
         known = KnownHosts(accept_new=False, log=print)
         known.check(target(file), A)
         assert known.key_types(target(file)) == ("ssh-ed25519",)
@@ -155,9 +153,7 @@ class TestSudo:
         stream = SudoStream(("id",), "s3cret")
         assert "s3cret" not in " ".join(stream.argv)
         sent: list[bytes] = []
-        text = (
-            b"We trust you have received the usual lecture\n" + self.prompt(stream) + self.start(stream) + b"own"
-        )
+        text = b"We trust you have received the usual lecture\n" + self.prompt(stream) + self.start(stream) + b"own"
         own = b"".join(stream.feed(text[n : n + 1], sent.append) for n in range(len(text)))
         assert (own, sent, stream.started, stream.refused_password) == (b"own", [b"s3cret\n"], True, False)
 
@@ -259,11 +255,7 @@ class TestFakes:
             FakeHost("n1").run(["reboot"], check=False)
 
     def test_replies(self) -> None:
-        host = (
-            FakeHost("n1")
-            .on(["id", "-u"], "0\n")
-            .on(lambda argv: argv[0] == "cat", lambda c: Reply(c.stdin or b""))
-        )
+        host = FakeHost("n1").on(["id", "-u"], "0\n").on(lambda argv: argv[0] == "cat", lambda c: Reply(c.stdin or b""))
         host.on(["once"], Reply(exit_status=1, times=1, sudo=True))
         assert host.run(["id", "-u"]).out == "0\n"
         pieces: list[bytes] = []

@@ -70,9 +70,7 @@ def fail(ctx: StepContext) -> None:
     raise CommandFailedError("it broke", where=ctx.step.node)
 
 
-def run(
-    performer: Scripted, the_plan: Plan, folder: Path, cancel: Cancel | None = None
-) -> tuple[Outcome, list[Event]]:
+def run(performer: Scripted, the_plan: Plan, folder: Path, cancel: Cancel | None = None) -> tuple[Outcome, list[Event]]:
     events: list[Event] = []
     journal = Journal(folder / "journal.jsonl")
     engine = Engine(performer, journal, events.append, cancel or Cancel())
@@ -171,9 +169,7 @@ def test_the_journal_has_start_and_end_of_each_step_and_survives_a_torn_line(tmp
     assert path.stat().st_mode & 0o777 == 0o600
     with path.open("ab") as file:
         file.write(b'{"kind":"step-st')
-    kinds = [
-        (r["kind"], r.get("step"), r.get("result")) for r in read_journal(path) if r["kind"].startswith("step")
-    ]
+    kinds = [(r["kind"], r.get("step"), r.get("result")) for r in read_journal(path) if r["kind"].startswith("step")]
     assert kinds == [
         ("step-start", "a/1", None),
         ("step-end", "a/1", "done"),

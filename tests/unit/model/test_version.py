@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from kops_py.model.version import NEWEST_MINOR, OLDEST_MINOR, TABLE, Version, facts_of
 
 numbers = st.integers(0, 9999)
-versions = st.builds(
-    Version, numbers, numbers, numbers, st.sampled_from(["", "alpha.0", "beta.1", "rc.0", "rc.10"])
-)
+versions = st.builds(Version, numbers, numbers, numbers, st.sampled_from(["", "alpha.0", "beta.1", "rc.0", "rc.10"]))
 
 
 @given(versions)

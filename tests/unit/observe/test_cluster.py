@@ -50,9 +50,7 @@ def deployment(desired: int | None = 2, available: int = 2, **status: Any) -> Js
 
 
 def healthy_cluster() -> list[JsonObject]:
-    configuration = (
-        "clusterName: prod\ncontrolPlaneEndpoint: api:6443\netcd:\n  local:\n    dataDir: /var/lib/etcd\n"
-    )
+    configuration = "clusterName: prod\ncontrolPlaneEndpoint: api:6443\netcd:\n  local:\n    dataDir: /var/lib/etcd\n"
     proxy = {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",

@@ -116,7 +116,9 @@ def test_listening() -> None:
 
 
 def test_swap() -> None:
-    swaps = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n/dev/dm-1  partition\t999420\t0\t-2\n/swap file 1024 0 -3\n"
+    swaps = (
+        "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n/dev/dm-1  partition\t999420\t0\t-2\n/swap file 1024 0 -3\n"
+    )
     fstab = "# /swap none swap sw 0 0\nUUID=1 / ext4 defaults 0 1\n"
     assert p.swap(swaps, fstab) == (1000444 * 1024, False)
     assert p.swap("", fstab + "/dev/dm-1\tnone\tswap\tsw 0 0\n") == (0, True)
@@ -175,9 +177,7 @@ def test_jobs() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("text", "digest"), [('{"digest": "ab"}', "ab"), ("{", ""), ("[]", ""), ('{"digest": 1}', "")]
-)
+@pytest.mark.parametrize(("text", "digest"), [('{"digest": "ab"}', "ab"), ("{", ""), ("[]", ""), ('{"digest": 1}', "")])
 def test_digest(text: str, digest: str) -> None:
     assert p.digest(text) == digest
 

@@ -69,9 +69,7 @@ def test_findings_of_any_text_are_shown_safely(items: list[tuple[Severity, str, 
 
 
 @given(st.lists(st.lists(st.tuples(WILD, WILD, WILD), max_size=3), max_size=3), st.booleans(), WILD)
-def test_plans_of_any_text_are_shown_safely(
-    waves: list[list[tuple[str, str, str]]], together: bool, note: str
-) -> None:
+def test_plans_of_any_text_are_shown_safely(waves: list[list[tuple[str, str, str]]], together: bool, note: str) -> None:
     made = Plan(
         "bootstrap",
         "c",
@@ -179,7 +177,9 @@ def cluster_status() -> ClusterStatus:
 
 def test_status_names_problems_nodes_etcd_and_the_next_expiry() -> None:
     text = status_text(cluster_status(), now=NOW)
-    assert text == """\
+    assert (
+        text
+        == """\
 cluster prod, Kubernetes v1.31.2, endpoint api.example:6443: 1 problem(s)
   ! node worker-2 is not Ready: PLEG
 
@@ -194,6 +194,7 @@ CERTIFICATES  FIRST TO EXPIRE                    ON          IN
 n1            /etc/kubernetes/pki/apiserver.crt  2026-12-01  11 days  soon: kubeadm certs renew all
 
 1 bootstrap token(s) are valid: kubeadm token list"""
+    )
 
 
 def test_status_of_a_cluster_that_says_little() -> None:

@@ -131,9 +131,7 @@ def test_a_lost_control_plane_does_not_stop_a_new_worker() -> None:
     bigger.hosts["n2"] = HostFacts(name="n2", problem=UnreachableError("no connection", where="n2"))
     decision = bootstrap(spec, bigger.facts(), arguments_for(spec))
     assert ids(decision.plan) == ["prepare/n5", "join/n5", "healthy", "revoke"]
-    assert [(f.id, f.node, f.severity) for f in decision.findings] == [
-        ("member-unreachable", "n2", Severity.WARNING)
-    ]
+    assert [(f.id, f.node, f.severity) for f in decision.findings] == [("member-unreachable", "n2", Severity.WARNING)]
 
 
 def test_the_first_api_server_is_restarted_where_etcd_grows_without_a_learner() -> None:

@@ -264,9 +264,7 @@ NEGATIVE: list[tuple[str, Any, dict[str, Any], ProbeResults | None]] = [
 
 
 @pytest.mark.parametrize(("name", "spec", "changes", "probes"), NEGATIVE)
-def test_finding_does_not_appear(
-    name: str, spec: Any, changes: dict[str, Any], probes: ProbeResults | None
-) -> None:
+def test_finding_does_not_appear(name: str, spec: Any, changes: dict[str, Any], probes: ProbeResults | None) -> None:
     assert [f for f in find(spec, make_facts(spec, **changes), probes) if f.id == name] == []
 
 

@@ -59,9 +59,7 @@ def test_recorded_ssh_configuration_is_read() -> None:
 
 
 def test_inventory_has_both_addresses() -> None:
-    document = yaml.safe_load(inventory(read_machines(MACHINES), read_ssh_config(RECORDED), "/x/known_hosts"))[
-        "all"
-    ]
+    document = yaml.safe_load(inventory(read_machines(MACHINES), read_ssh_config(RECORDED), "/x/known_hosts"))["all"]
     assert document["hosts"]["ubuntu1"]["ansible_port"] == 2222
     assert document["hosts"]["ubuntu1"]["ip"] == "192.168.56.12"
     assert list(document["children"]["kube_control_plane"]["hosts"]) == ["debian1"]
