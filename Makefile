@@ -34,7 +34,7 @@ soak: setup
 	$(PY) -m tests.run soak --write docs/soak.md
 
 bench: setup
-	$(PY) -m bench
+	$(PY) -m bench --write
 
 demo: setup
 	$(PY) -m tests.demo up

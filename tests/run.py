@@ -29,7 +29,7 @@ PARTS: dict[str, list[list[str]]] = {
         [str(BIN / "ansible-lint"), "--offline", "-q", "playbooks"],
     ],
     "types": [[str(BIN / "mypy")]],
-    "unit": [[*PYTEST, "-n", "2", "-m", "not soak", "tests/unit"]],
+    "unit": [[*PYTEST, "-n", "2", "--timeout", "120", "-m", "not soak", "tests/unit"]],
     "integration": [[*PYTEST, "-m", "not soak", "tests/integration"]],
     "e2e": [[*PYTEST, "-m", "not soak", "tests/e2e"]],
     "soak": [[*PYTEST, "-m", "soak", "tests"]],
