@@ -14,7 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kops_py.app.session import Confirm, Emit, Session, Settings, check_hosts, load_spec, resume_command, session
+from kops_py.app.session import (
+    Confirm,
+    Emit,
+    Session,
+    Settings,
+    check_hosts,
+    load_spec,
+    looking_at,
+    resume_command,
+    session,
+)
 from kops_py.engine.cancel import signals_end
 from kops_py.model.errors import (
     ConfigError,
@@ -59,13 +69,13 @@ def run_bootstrap(settings: Settings, emit: Emit, confirm: Confirm) -> RunResult
     if settings.plan_only:
         with session(settings, spec, emit) as opened:
             return _decide(opened)[0]
-    run_id = _new_run_id("bootstrap")
-    folder = _make_run_dir(settings, run_id)
     from kops_py.engine.lock import FileLock
 
+    run_id = _new_run_id("bootstrap")
     lock = FileLock(settings.run_dir / "locks", spec.name)
     lock.acquire(run_id=run_id, command=settings.command)
     try:
+        folder = _make_run_dir(settings, run_id)
         with _recorded(emit, folder) as record, session(settings, spec, record, work_dir=folder) as opened:
             record(RunStarted(run_id=run_id, operation="bootstrap", cluster=spec.name, run_dir=str(folder)))
             return _run_and_tell(opened, run_id, folder, confirm)
@@ -124,7 +134,7 @@ def _decide(opened: Session) -> tuple[RunResult, Facts, BootstrapArguments]:
     from kops_py.runbooks.preflight import mark_ignored
 
     spec, emit = opened.spec, opened.emit
-    emit(Note(message=f"looking at {len(spec.hosts)} hosts"))
+    emit(Note(message=looking_at(spec)))
     arguments = bootstrap_arguments(spec)
     facts = opened.observe()
     decision = _plan(opened, facts, arguments)
@@ -307,6 +317,19 @@ def read_manifest(spec: ClusterSpec) -> str:
         ) from error
 
 
+def _unchanged_manifest(spec: ClusterSpec, digest: str) -> str:
+    """Return the text of the network manifest that the plan announced; raises ConfigError when it is another now."""
+    text = read_manifest(spec)
+    if hashlib.sha256(text.encode()).hexdigest() != digest:
+        raise ConfigError(
+            "the network manifest is not the one the plan announced",
+            where=spec.network.cni_manifest or "",
+            why="it changed while the run went on",
+            hint="look at the plan again with --plan, then run the same command",
+        )
+    return text
+
+
 def _plan(opened: Session, facts: Facts, arguments: BootstrapArguments) -> Decision:
     from kops_py.runbooks.bootstrap import bootstrap
 
@@ -342,7 +365,7 @@ def _deps(opened: Session, folder: Path, facts: Facts, arguments: BootstrapArgum
         prepare_host_variables=prepare_host,
         load_balancer_variables=load_balancer_variables(spec),
         load_balancer_host_variables=balancer_host,
-        read_manifest=lambda: read_manifest(spec),
+        read_manifest=lambda: _unchanged_manifest(spec, arguments.network_digest),
         kubeadm_ignores=kubeadm_ignores(opened.ignored),
         cgroup_v1={name: host.cgroup_version == 1 for name, host in facts.hosts.items()},
     )

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from kops_py.app.session import Emit, Session, Settings, check_hosts, load_spec, session
+from kops_py.app.session import Emit, Session, Settings, check_hosts, load_spec, looking_at, session
 from kops_py.connect.base import Host
 from kops_py.model.errors import ConfigError, KopsError
 from kops_py.model.event import Event, FindingsMade, Note
@@ -18,7 +18,7 @@ def run_preflight(settings: Settings, emit: Emit) -> tuple[Finding, ...]:
     """Look at hosts and cluster and return what stands in the way; changes nothing."""
     spec = load_spec(settings)
     with session(settings, spec, emit) as opened:
-        emit(Note(message=f"looking at {len(spec.hosts)} hosts"))
+        emit(Note(message=looking_at(spec)))
         facts = opened.observe()
         emit(Note(message="probing ports between hosts, repositories, registries and disks"))
         findings = check_hosts(opened, facts, opened.probe(facts))

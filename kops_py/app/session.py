@@ -47,6 +47,12 @@ Confirm = Callable[[Plan, tuple[Finding, ...]], bool]
 """Shown the plan and what was found before anything is touched; says whether to go on."""
 
 
+def looking_at(spec: ClusterSpec) -> str:
+    """Return the line that says what is being looked at."""
+    count = len(spec.hosts)
+    return f"looking at {count} host{'s' if count != 1 else ''}"
+
+
 def resume_command(command: str) -> str:
     """Return the command that goes on with a run that was begun: the same, without the digest of its first plan.
 

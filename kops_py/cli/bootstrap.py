@@ -75,11 +75,12 @@ def _confirm(settings: Settings, output: str, plan: Plan, findings: tuple[Findin
 def _print(result: RunResult, *, plan_only: bool) -> None:
     from kops_py.report.text import findings_text, plan_text
 
-    if not result.executed and (plan_only or result.findings):
+    refused = result.exit_code is ExitCode.INTERRUPTED and not result.errors
+    if plan_only or (result.findings and not result.executed and not refused):
         say(findings_text(result.findings))
     if plan_only:
         say(plan_text(result.plan))
-    elif result.exit_code is ExitCode.INTERRUPTED and not result.errors:
+    elif refused:
         say("nothing was changed")
     elif not result.plan.has_changes and not result.errors:
         notes = "; ".join(result.plan.notes)

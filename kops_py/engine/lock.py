@@ -27,7 +27,8 @@ class FileLock:
     def acquire(self, *, run_id: str, command: str) -> None:
         """Take the lock; raises LockedError naming the holder when somebody else has it, ConfigError."""
         try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.path.parent.parent, self.path.parent):  # mode is for the last folder only
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigError(

@@ -1,6 +1,7 @@
 // Command echo is the demo workload: it says over HTTP which pod on which node answered.
 //
-// POD_NAME and NODE_NAME come from the environment (downward API); nothing else of it is shown.
+// POD_NAME and NODE_NAME come from the environment (downward API); nothing else of it is shown. As "echo install
+// SOURCE TARGET" it copies a file and then waits to be ended: what the manifest of a pod network does on every node.
 package main
 
 import (
@@ -13,7 +14,29 @@ import (
 	"time"
 )
 
+func install(source, target string) error {
+	body, err := os.ReadFile(source)
+	if err != nil {
+		return err
+	}
+	// beside it, then renamed: the runtime must never read half a file
+	partial := target + ".partial"
+	if err := os.WriteFile(partial, body, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(partial, target)
+}
+
 func main() {
+	if len(os.Args) == 4 && os.Args[1] == "install" {
+		if err := install(os.Args[2], os.Args[3]); err != nil {
+			log.Fatalf("echo: install: %v", err)
+		}
+		stop := make(chan os.Signal, 1)
+		signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
+		<-stop
+		return
+	}
 	hostname, err := os.Hostname()
 	if err != nil {
 		log.Fatalf("echo: host name: %v", err)
