@@ -50,7 +50,8 @@ fi
 rm -rf "$dir"
 mkdir -m 0700 "$dir"
 printf '%s' {runner} >"$dir/run"
-exec systemd-run --quiet --collect --unit="kops-py-$job.service" --description="kops-py job $job" \\
+# not exec: the lock is held until the unit lives, or another start could pass between the two
+systemd-run --quiet --collect --unit="kops-py-$job.service" --description="kops-py job $job" \\
   --property=KillMode=mixed --property=TimeoutStopSec={stop_s}{limit} /bin/sh "$dir/run" 8>&-
 """
 
