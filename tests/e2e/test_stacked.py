@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -156,6 +157,7 @@ def _come_back(bed: Bed, lost: str) -> None:
     """Power again: the control plane is Ready by itself, and there is nothing left to do."""
     bed.node(lost).start()
     other = next(n for n in CONTROL_PLANES if n != lost)
+    _wait_new_boot(bed, lost, other)  # its Ready of before the loss may still stand in the API
     took = bed.wait_ready(sorted((*NODES, NEWCOMER)), on=other)
     bed.say(f"{lost} is Ready again after {took:.1f} s")
     # Its routes do not know the newcomer that joined meanwhile: bootstrap sets exactly that right.
@@ -166,6 +168,15 @@ def _come_back(bed: Bed, lost: str) -> None:
     status = bed.program.run("status", "-o", "json").json()
     assert status["unhealthy"] == []
     assert [m["healthy"] for m in status["etcd_members"]] == [True] * 3
+
+
+def _wait_new_boot(bed: Bed, name: str, other: str) -> None:
+    """Wait until the node's kubelet has reported the boot that runs now."""
+    booted, deadline = bed.node(name).boot_id(), time.monotonic() + 90
+    path = f"get node {name} -o jsonpath={{.status.nodeInfo.bootID}}"
+    while bed.kubectl(path, on=other, check=False).strip() != booted:
+        assert time.monotonic() < deadline, f"the kubelet of {name} has not reported its new boot within 90 s"
+        time.sleep(0.5)
 
 
 def _check_no_secrets(bed: Bed, watching: watch.SecretWatch, built: Finished) -> None:
