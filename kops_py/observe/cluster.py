@@ -17,6 +17,7 @@ _SYSTEM = "/api/v1/namespaces/kube-system"
 _NETWORK_DIGEST = "kops-py/network-digest"
 _MANAGED_BY = "app.kubernetes.io/managed-by"
 _MIRROR = "kubernetes.io/config.mirror"
+_NOT_READY_TAINT = "node.kubernetes.io/not-ready"
 _STATIC_PODS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 _NO_NETWORK = ("network plugin", "NetworkPluginNotReady", "cni")
 """How kubelets of all versions say in the Ready condition that there is no pod network."""
@@ -146,12 +147,17 @@ def missing_nodes(nodes: Mapping[str, NodeFacts], expected: Iterable[str]) -> tu
 
 
 def unready_nodes(nodes: Iterable[NodeFacts], *, network_expected: bool = True) -> tuple[str, ...]:
-    """Name the nodes that are not Ready, with their reason; a lacking pod network counts only when expected."""
-    return tuple(
-        f"node {n.name} is not Ready: {n.reason}"
-        for n in nodes
-        if not n.ready and (network_expected or not any(text in n.reason for text in _NO_NETWORK))
-    )
+    """Name the nodes that are not Ready, with their reason; a lacking pod network counts only when expected.
+
+    The controller manager takes the not-ready taint away a moment after Ready; no pod is scheduled before that.
+    """
+    found = []
+    for node in nodes:
+        if not node.ready and (network_expected or not any(text in node.reason for text in _NO_NETWORK)):
+            found.append(f"node {node.name} is not Ready: {node.reason}")
+        elif node.ready and any(taint.startswith(_NOT_READY_TAINT) for taint in node.taints):
+            found.append(f"node {node.name} is Ready, but its taint {_NOT_READY_TAINT} is not yet gone")
+    return tuple(found)
 
 
 def static_pod_problems(nodes: Iterable[NodeFacts], pods: Iterable[JsonObject], *, local_etcd: bool) -> tuple[str, ...]:

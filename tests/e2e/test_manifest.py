@@ -41,6 +41,7 @@ def _manifest(image: str, *, note: str) -> str:
         "name": "install",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
+        "securityContext": {"runAsUser": 0},
         "args": ["install", "/config/network.conflist", "/host/10-network.conflist"],
         "volumeMounts": [
             {"name": "config", "mountPath": "/config"},

@@ -328,3 +328,12 @@ def test_a_leftover_annotation_is_no_cordon() -> None:
     item = node("w1")
     item["metadata"]["annotations"] = {"kops-py/cordoned-by": "run-1"}
     assert cordon_owner(node_facts(item)) == ""
+
+
+def test_a_ready_node_that_is_still_tainted_takes_no_pods_yet() -> None:
+    tainted = node("w1", ip="10.0.0.2")
+    tainted["spec"] = {"taints": [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}]}
+    expected = ("node w1 is Ready, but its taint node.kubernetes.io/not-ready is not yet gone",)
+    assert cluster.unready_nodes([node_facts(tainted)]) == expected
+    tainted["spec"] = {"taints": [{"key": "gpu", "effect": "NoSchedule"}]}
+    assert cluster.unready_nodes([node_facts(tainted)]) == ()
