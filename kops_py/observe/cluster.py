@@ -71,11 +71,12 @@ def observe_cluster(
         network_digest=str(((own.get("metadata") or {}).get("annotations") or {}).get(_NETWORK_DIGEST) or ""),
         unhealthy=(
             *missing_nodes(nodes, [name for name in expected_nodes if name not in absent]),
+            # before their consequences: a network pod that crashes tells more than nodes that are not Ready
+            *stuck_pods(p for p in pods if (p.get("spec") or {}).get("nodeName") not in absent),
             *unready,
             *static_pod_problems(asked.values(), pods, local_etcd=has_local_etcd(config)),
             *(kube_proxy_problems(asked, pods) if proxy is not None else ()),
             *(dns_problems(dns, pods, one_is_enough=bool(absent)) if network_expected else ()),
-            *stuck_pods(p for p in pods if (p.get("spec") or {}).get("nodeName") not in absent),
         ),
         silent_watches=silent_watches(nodes.values(), pods) if has_local_etcd(config) else (),
         join_secrets=join_secrets(tokens, uploaded),
