@@ -155,6 +155,19 @@ def _findings(world: _World) -> tuple[Finding, ...]:
                 f"kops-py upgrade --to {wanted}, or set kubernetes.version to {kube.server_version}",
             )
         )
+    if world.spec.external_etcd and not world.initialised:
+        found.append(
+            Finding(
+                Severity.ERROR,
+                "external-etcd",
+                "",
+                "etcd outside the control planes is not built by this version of kops-py",
+                "use etcd.topology: stacked; or, with an etcd that exists, put its CA and the API servers' client "
+                "certificate where kubeadm looks for them on the first control plane "
+                "(/etc/kubernetes/pki/etcd/ca.crt, /etc/kubernetes/pki/apiserver-etcd-client.crt and .key) "
+                "and accept this with --ignore external-etcd",
+            )
+        )
     if kube is None:
         found += [
             Finding(

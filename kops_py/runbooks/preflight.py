@@ -18,7 +18,7 @@ from kops_py.runbooks.preflight_network import NETWORK_CHECKS
 CHECKS: tuple[Check, ...] = HOST_CHECKS + FLEET_CHECKS + NETWORK_CHECKS
 """Every check, in the order of the documentation."""
 
-OTHER_IDS = frozenset({"version-differs", "api-down", "member-unreachable"})
+OTHER_IDS = frozenset({"version-differs", "api-down", "external-etcd", "member-unreachable"})
 """Findings that runbooks make on their own and that may be ignored by the same setting."""
 
 _KUBEADM_NAMES = {
