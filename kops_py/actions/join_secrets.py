@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from kops_py.connect.base import JsonObject, KubeApi
 from kops_py.model.errors import KubeError
+from kops_py.observe.cluster import MANAGED_BY, UPLOADED_CERTIFICATES
 from kops_py.tools.kubeadm import TOKEN_DESCRIPTION, new_token, token_secret_name
 
 TOKEN_TTL_S = 1800.0
@@ -20,8 +21,6 @@ CERTIFICATES_TTL_S = 5400.0
 """kubeadm's controller drops uploaded certificates after two hours; after this time they are uploaded anew."""
 
 SECRETS_PATH = "/api/v1/namespaces/kube-system/secrets"
-UPLOADED_CERTIFICATES = "kubeadm-certs"
-MANAGED_BY = {"app.kubernetes.io/managed-by": "kops-py"}
 
 
 @dataclass(slots=True)

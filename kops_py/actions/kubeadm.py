@@ -17,17 +17,15 @@ from kops_py.actions.join_secrets import TOKEN_TTL_S, mark_uploaded_certificates
 from kops_py.actions.waiting import remaining_s
 from kops_py.connect.base import Host, KubeApi
 from kops_py.engine.run import StepContext
-from kops_py.model.actions import InitControlPlane, JoinNode
+from kops_py.model.actions import INIT_JOB, JOIN_JOB, InitControlPlane, JoinNode
 from kops_py.model.errors import CommandFailedError, DeadlineError, KopsError, KubeError, UnreachableError
 from kops_py.model.facts import JobState
-from kops_py.model.spec import HostSpec
+from kops_py.model.spec import HostSpec, bracketed
 from kops_py.observe.cluster import node_facts
 from kops_py.tools import bridge, kubeadm
 from kops_py.tools.kubeadm_failure import failure_hint, parse_failure
 from kops_py.tools.redact import redact
 
-INIT_JOB = "kubeadm-init"
-JOIN_JOB = "kubeadm-join"
 RESET_JOB = "kubeadm-reset"
 CONFIG_DIR = "/etc/kops-py"
 CA_CERTIFICATE = "/etc/kubernetes/pki/ca.crt"
@@ -152,11 +150,10 @@ def _api_server_problem(host: Host, argv: Sequence[str], deps: Deps) -> str:
 
 
 def _own_api_argv(host: HostSpec) -> tuple[str, ...]:
-    address = f"[{host.node_ip}]" if ":" in host.node_ip else host.node_ip
     return (
         "kubectl",
         "--kubeconfig=/etc/kubernetes/admin.conf",
-        f"--server=https://{address}:{kubeadm.API_PORT}",
+        f"--server=https://{bracketed(host.node_ip)}:{kubeadm.API_PORT}",
         "--request-timeout=10s",
         "get",
         "--raw=/readyz",

@@ -9,10 +9,9 @@ from kops_py.connect.kube_manifests import split_manifests
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import ApplyNetwork, ConfigureBridge
 from kops_py.model.errors import KubeError
-from kops_py.observe.cluster import node_facts
+from kops_py.observe.cluster import NETWORK_DIGEST, node_facts
 from kops_py.tools import bridge
 
-DIGEST_ANNOTATION = "kops-py/network-digest"
 _POLL_S = 0.5
 
 
@@ -29,7 +28,7 @@ def apply_network(deps: Deps, action: ApplyNetwork, ctx: StepContext) -> None:
             "metadata": {
                 "name": "kops-py",
                 "namespace": "kube-system",
-                "annotations": {DIGEST_ANNOTATION: action.digest},
+                "annotations": {NETWORK_DIGEST: action.digest},
             },
         }
     )

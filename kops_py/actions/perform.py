@@ -21,7 +21,7 @@ from kops_py.model.actions import (
     WaitHealthy,
 )
 from kops_py.model.errors import KopsError, KubeError
-from kops_py.observe.cluster import observe_cluster
+from kops_py.observe.cluster import observe_join_secrets
 
 
 class ClusterPerformer:
@@ -93,4 +93,4 @@ class ClusterPerformer:
                 return
 
     def _left_secrets(self) -> tuple[str, ...]:
-        return observe_cluster(self._deps.kube.api(), expected_nodes=()).join_secrets
+        return observe_join_secrets(self._deps.kube.api())

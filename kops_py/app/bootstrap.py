@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import os
@@ -190,9 +189,10 @@ def _execute(
     from kops_py.actions.perform import ClusterPerformer
     from kops_py.engine.journal import Journal
     from kops_py.engine.run import Engine
+    from kops_py.tools.kubeconfig import write_private
 
     started, plan = time.monotonic(), decided.plan
-    _write_private(folder / "plan.json", json.dumps(plan.to_json(), indent=2).encode())
+    write_private(folder / "plan.json", json.dumps(plan.to_json(), indent=2).encode())
     journal = Journal(folder / "journal.jsonl")
     journal.write(
         "run-start", run=run_id, operation=plan.operation, cluster=plan.cluster, digest=plan.digest, by=_who()
@@ -390,18 +390,9 @@ def _make_run_dir(settings: Settings, run_id: str) -> Path:
     return folder.resolve()
 
 
-def _write_private(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _who() -> str:
     import socket
 
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (KeyError, OSError):
-        return f"{os.getuid()}@{socket.gethostname()}"
+    from kops_py.engine.lock import user_name
+
+    return f"{user_name()}@{socket.gethostname()}"

@@ -40,11 +40,6 @@ class EventCollector:
         """Whether Ansible got to its own summary."""
         return self._stats is not None
 
-    @property
-    def touched(self) -> bool:
-        """Whether any task began on any host."""
-        return any(host.current_task for host in self._hosts.values())
-
     def handle(self, event: Mapping[str, Any]) -> bool:
         """Take one event; always False, which tells ansible-runner not to keep it in a file."""
         kind, data = event.get("event"), event.get("event_data") or {}

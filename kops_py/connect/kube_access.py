@@ -7,18 +7,14 @@ that is down does not stop the program.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from kops_py.connect.base import Cancel, Fleet, KubeApi
 from kops_py.model.errors import HostError, KubeError
-from kops_py.model.spec import ClusterSpec, HostSpec
+from kops_py.model.spec import ClusterSpec, HostSpec, bracketed
 
 ADMIN_CONF = "/etc/kubernetes/admin.conf"
 _PROBE_TIMEOUT_S = 5.0
-
-Connect = Callable[[bytes, str | None], KubeApi]
-"""Makes a KubeApi from a kubeconfig and, if given, another server address than the one in it."""
 
 
 class KubeAccess:
@@ -82,7 +78,7 @@ class KubeAccess:
             )
         tried: list[str] = []
         candidates: list[tuple[bytes, str | None]] = [(configs[0][1], None)]
-        candidates += [(config, f"https://{_bracketed(host.node_ip)}:6443") for host, config in configs]
+        candidates += [(config, f"https://{bracketed(host.node_ip)}:6443") for host, config in configs]
         for config, server in candidates:
             self._cancel.check()
             try:
@@ -106,7 +102,3 @@ class KubeAccess:
             why="tried " + "; ".join(tried),
             hint="on a control plane: crictl ps -a; journalctl -u kubelet; then run the same command again",
         )
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address

@@ -8,20 +8,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 from kops_py.connect.base import Cancel
 from kops_py.model.errors import ExitCode
 
 
-@contextmanager
-def signals_cancel(cancel: Cancel) -> Iterator[None]:
+def signals_cancel(cancel: Cancel) -> AbstractContextManager[None]:
     """Turn SIGINT and SIGTERM into ``cancel`` while the block runs; outside the main thread it does nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         if cancel.is_set:
@@ -29,24 +25,24 @@ def signals_cancel(cancel: Cancel) -> Iterator[None]:
             os._exit(int(ExitCode.INTERRUPTED))
         cancel.set(signal.Signals(number).name)
 
-    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return _handling(on_signal)
 
 
-@contextmanager
-def signals_end() -> Iterator[None]:
+def signals_end() -> AbstractContextManager[None]:
     """Let SIGINT and SIGTERM end the block with KeyboardInterrupt; outside the main thread it does nothing."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    return _handling(on_signal)
+
+
+@contextmanager
+def _handling(on_signal: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Give SIGINT and SIGTERM this handler while the block runs; only the main thread may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

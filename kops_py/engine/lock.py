@@ -52,7 +52,7 @@ class FileLock:
         body = json.dumps(
             {
                 "pid": os.getpid(),
-                "user": _user(),
+                "user": user_name(),
                 "host": socket.gethostname(),
                 "since_s": round(time.time(), 3),
                 "run_id": run_id,
@@ -92,7 +92,8 @@ def _read_holder(descriptor: int) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return who runs this program: the login name, or the number where there is none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -8,6 +8,10 @@ from types import MappingProxyType
 
 from kops_py.model.plan import Action
 
+INIT_JOB = "kubeadm-init"
+JOIN_JOB = "kubeadm-join"
+"""Names of the jobs that InitControlPlane and JoinNode leave on their host; runbooks read how they ended."""
+
 
 @dataclass(frozen=True, slots=True)
 class ConfigureLoadBalancer(Action):

@@ -14,6 +14,11 @@ from kops_py.model.version import Version
 Network = IPv4Network | IPv6Network
 
 
+def bracketed(host: str) -> str:
+    """Return a host as it stands before ``:port``: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 class Group(StrEnum):
     """Inventory groups with a meaning; the names are Kubespray's."""
 
@@ -148,7 +153,7 @@ class Endpoint:
     port: int
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,11 @@ from kops_py.model.facts import KubeFacts, NodeFacts
 from kops_py.model.version import Version
 
 _SYSTEM = "/api/v1/namespaces/kube-system"
-_NETWORK_DIGEST = "kops-py/network-digest"
-_MANAGED_BY = "app.kubernetes.io/managed-by"
+NETWORK_DIGEST = "kops-py/network-digest"
+MANAGED_BY = {"app.kubernetes.io/managed-by": "kops-py"}
+"""Label of what kops-py made in the cluster."""
+
+UPLOADED_CERTIFICATES = "kubeadm-certs"
 _MIRROR = "kubernetes.io/config.mirror"
 _NOT_READY_TAINT = "node.kubernetes.io/not-ready"
 _STATIC_PODS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -55,11 +58,8 @@ def observe_cluster(
     proxy = api.get_or_none("/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy")
     dns = api.get_or_none("/apis/apps/v1/namespaces/kube-system/deployments/coredns")
     pods = list(api.items(f"{_SYSTEM}/pods"))
-    tokens = api.items(f"{_SYSTEM}/secrets", params={"fieldSelector": "type=bootstrap.kubernetes.io/token"})
-    uploaded = api.get_or_none(f"{_SYSTEM}/secrets/kubeadm-certs")
-    config_map = config or {}
-    asked = {name: node for name, node in nodes.items() if name not in absent}
-    unready = unready_nodes(asked.values(), network_expected=network_expected)
+    config_map, local_etcd = config or {}, has_local_etcd(config)
+    asked = [node for name, node in nodes.items() if name not in absent]
     return KubeFacts(
         server_version=version,
         nodes=MappingProxyType(nodes),
@@ -68,18 +68,33 @@ def observe_cluster(
         has_dns=dns is not None,
         cluster_name=str(config_map.get("clusterName") or ""),
         control_plane_endpoint=str(config_map.get("controlPlaneEndpoint") or ""),
-        network_digest=str(((own.get("metadata") or {}).get("annotations") or {}).get(_NETWORK_DIGEST) or ""),
+        network_digest=str(((own.get("metadata") or {}).get("annotations") or {}).get(NETWORK_DIGEST) or ""),
         unhealthy=(
             *missing_nodes(nodes, [name for name in expected_nodes if name not in absent]),
             # before their consequences: a network pod that crashes tells more than nodes that are not Ready
             *stuck_pods(p for p in pods if (p.get("spec") or {}).get("nodeName") not in absent),
-            *unready,
-            *static_pod_problems(asked.values(), pods, local_etcd=has_local_etcd(config)),
-            *(kube_proxy_problems(asked, pods) if proxy is not None else ()),
+            *unready_nodes(asked, network_expected=network_expected),
+            *system_pod_problems(asked, pods, local_etcd=local_etcd, has_proxy=proxy is not None),
             *(dns_problems(dns, pods, one_is_enough=bool(absent)) if network_expected else ()),
         ),
-        silent_watches=silent_watches(nodes.values(), pods) if has_local_etcd(config) else (),
-        join_secrets=join_secrets(tokens, uploaded),
+        silent_watches=silent_watches(nodes.values(), pods) if local_etcd else (),
+        join_secrets=observe_join_secrets(api),
+    )
+
+
+def observe_join_secrets(api: KubeApi) -> tuple[str, ...]:
+    """Return the names of what joins of ours left in the cluster; raises KubeError."""
+    tokens = api.items(f"{_SYSTEM}/secrets", params={"fieldSelector": "type=bootstrap.kubernetes.io/token"})
+    return join_secrets(tokens, api.get_or_none(f"{_SYSTEM}/secrets/{UPLOADED_CERTIFICATES}"))
+
+
+def system_pod_problems(
+    nodes: Collection[NodeFacts], pods: Collection[JsonObject], *, local_etcd: bool, has_proxy: bool
+) -> tuple[str, ...]:
+    """Name what these nodes lack of their static pods and, where the cluster has it, kube-proxy."""
+    return (
+        *static_pod_problems(nodes, pods, local_etcd=local_etcd),
+        *(kube_proxy_problems([n.name for n in nodes], pods) if has_proxy else ()),
     )
 
 
@@ -289,8 +304,8 @@ def join_secrets(tokens: Iterable[JsonObject], uploaded: JsonObject | None) -> t
     names = [str(s["metadata"]["name"]) for s in tokens if _describes_ours(s)]
     if uploaded is not None:
         labels = uploaded["metadata"].get("labels") or {}
-        if names or labels.get(_MANAGED_BY) == "kops-py":
-            names.append("kubeadm-certs")
+        if names or MANAGED_BY.items() <= labels.items():
+            names.append(UPLOADED_CERTIFICATES)
     return tuple(sorted(names))
 
 

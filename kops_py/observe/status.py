@@ -11,12 +11,11 @@ from kops_py.observe.cluster import (
     cluster_configuration,
     dns_problems,
     has_local_etcd,
-    kube_proxy_problems,
     node_facts,
     pod_problem,
     server_version,
-    static_pod_problems,
     stuck_pods,
+    system_pod_problems,
     unready_nodes,
 )
 
@@ -49,8 +48,7 @@ def observe_status(api: KubeApi) -> ClusterStatus:
         bootstrap_tokens=sum(1 for _ in tokens),
         unhealthy=(
             *unready_nodes(nodes),
-            *static_pod_problems(nodes, pods, local_etcd=local_etcd),
-            *(kube_proxy_problems([n.name for n in nodes], pods) if proxy is not None else ()),
+            *system_pod_problems(nodes, pods, local_etcd=local_etcd, has_proxy=proxy is not None),
             *dns_problems(dns, pods),
             *stuck_pods(pods),
         ),

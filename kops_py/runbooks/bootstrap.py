@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from kops_py.model.actions import (
+    INIT_JOB,
+    JOIN_JOB,
     ApplyNetwork,
     ConfigureBridge,
     ConfigureLoadBalancer,
@@ -30,8 +32,6 @@ from kops_py.model.plan import Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec, CniType, HostSpec
 from kops_py.model.version import facts_of
 
-INIT_JOB = "kubeadm-init"
-JOIN_JOB = "kubeadm-join"
 API_SERVER_MANIFEST = "kube-apiserver.yaml"
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from kops_py.model.spec import ClusterSpec, Group, HostSpec
+from kops_py.model.spec import ClusterSpec, Group, HostSpec, bracketed
 from kops_py.model.version import Version, facts_of
 from kops_py.tools import kubeadm_merge
 from kops_py.tools.kubeadm_merge import (
@@ -238,7 +238,7 @@ def _cluster_document(spec: ClusterSpec) -> dict[str, Any]:
 def _external_etcd(spec: ClusterSpec) -> dict[str, Any]:
     members = [host for host in spec.hosts if Group.ETCD in host.groups]
     return {
-        "endpoints": [f"https://{_bracketed(host.node_ip)}:{ETCD_CLIENT_PORT}" for host in members],
+        "endpoints": [f"https://{bracketed(host.node_ip)}:{ETCD_CLIENT_PORT}" for host in members],
         "caFile": ETCD_CA,
         "certFile": ETCD_CLIENT_CERT,
         "keyFile": ETCD_CLIENT_KEY,
@@ -323,10 +323,6 @@ def _may_label_itself(key: str) -> bool:
 
 def _within(namespace: str, parents: tuple[str, ...]) -> bool:
     return any(namespace == parent or namespace.endswith(f".{parent}") for parent in parents)
-
-
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 def _render(spec: ClusterSpec, documents: list[dict[str, Any]]) -> str:

@@ -15,6 +15,8 @@ from types import MappingProxyType
 
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import (
+    INIT_JOB,
+    JOIN_JOB,
     ApplyNetwork,
     ConfigureBridge,
     ConfigureLoadBalancer,
@@ -31,7 +33,7 @@ from kops_py.model.facts import Facts, HostFacts, JobState, KubeFacts, NodeFacts
 from kops_py.model.plan import Step
 from kops_py.model.spec import ClusterSpec, CniType, Endpoint, HostSpec, KubernetesSpec, NetworkSpec, Taint
 from kops_py.model.version import Version
-from kops_py.runbooks.bootstrap import INIT_JOB, JOIN_JOB, BootstrapArguments
+from kops_py.runbooks.bootstrap import BootstrapArguments
 
 VERSION = Version(1, 31, 2)
 

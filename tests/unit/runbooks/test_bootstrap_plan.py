@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kops_py.model.actions import INIT_JOB
 from kops_py.model.errors import UnreachableError
 from kops_py.model.facts import HostFacts, JobState
 from kops_py.model.finding import Severity
 from kops_py.model.plan import Plan, unexpected_steps
 from kops_py.model.spec import ClusterSpec, CniType
 from kops_py.model.version import Version
-from kops_py.runbooks.bootstrap import INIT_JOB, bootstrap
+from kops_py.runbooks.bootstrap import bootstrap
 from tests.fakes.cluster import SimulatedCluster, arguments_for, make_spec
 
 
