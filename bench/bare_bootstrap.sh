@@ -147,7 +147,7 @@ restart_api_server() { # own address
   local old new end=$((SECONDS + 120))
   export KUBECONFIG=/etc/kubernetes/admin.conf
   old=$(crictl ps --name '^kube-apiserver$' -q)
-  crictl stop --timeout 5 "$old"
+  crictl stop --timeout 2 "$old"
   until new=$(crictl ps --name '^kube-apiserver$' -q) && [ -n "$new" ] && [ "$new" != "$old" ] &&
     kubectl --server="https://$1:6443" --request-timeout=10s get --raw=/readyz; do
     [ $SECONDS -lt "$end" ] || return 1
@@ -187,14 +187,9 @@ for host in "${nodes[@]}" $load_balancer; do
 done
 endpoint=${ip[${load_balancer:-$first}]}:6443
 
-if [ -n "$load_balancer" ]; then
-  phase load-balancer
-  backends=()
-  for host in "${control_planes[@]}"; do backends+=("$host=${ip[$host]}"); done
-  on "$load_balancer" install_haproxy "${backends[@]}"
-fi
-
 phase preparation
+backends=()
+for host in "${control_planes[@]}"; do backends+=("$host=${ip[$host]}"); done
 index=$(curl -fsS "$images/$version/images.json")
 archives() { # name of the field "for" that is wanted
   python3 -c 'import json, sys
@@ -206,10 +201,11 @@ mapfile -t for_all < <(archives all)
 mapfile -t for_control_planes < <(archives all control-plane)
 prepare() {
   local list=("${for_all[@]}")
+  [ "$1" != "$load_balancer" ] || { on "$1" install_haproxy "${backends[@]}"; return; }
   [[ " ${control_planes[*]} " == *" $1 "* ]] && list=("${for_control_planes[@]}")
   on "$1" prepare_node "$version" "$minor" "$packages" "$images" "$pause" "${list[@]}"
 }
-all prepare "${nodes[@]}"
+all prepare "${nodes[@]}" $load_balancer
 
 phase init
 random() { od -An -N"$1" -tx1 /dev/urandom | tr -d ' \n'; }

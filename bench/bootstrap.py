@@ -37,7 +37,6 @@ KOPS_PY = "kops-py"
 BARE_SCRIPT = "bare script"
 FIRST_PHASE = "look, check, plan"
 PHASES = {  # waves of the plan, as the script names the same phase
-    "load balancers": "load-balancer",
     "preparation": "preparation",
     "first control plane": "init",
     "control planes": "control-planes",

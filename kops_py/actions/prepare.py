@@ -1,8 +1,9 @@
-"""Preparation of hosts and load balancers: one Ansible play for all hosts of a wave."""
+"""Preparation of hosts and load balancers: one Ansible play for all nodes of a wave, and one for its balancers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from kops_py.actions.deps import Deps
 from kops_py.connect.base import AnsibleHostResult, AnsibleResult, AnsibleStatus
@@ -15,7 +16,17 @@ LOAD_BALANCER_PLAYBOOK = "load_balancer.yml"
 
 
 def prepare_hosts(deps: Deps, contexts: Sequence[StepContext]) -> Mapping[str, KopsError | None]:
-    """Run the preparation play on the hosts of these steps; returns the error of each step id."""
+    """Run the plays for these steps, side by side when there are two; returns the error of each step id."""
+    balancing = [ctx for ctx in contexts if isinstance(ctx.step.action, ConfigureLoadBalancer)]
+    preparing = [ctx for ctx in contexts if ctx not in balancing]
+    plays = [play for play in (balancing, preparing) if play]
+    with ThreadPoolExecutor(len(plays), "kops-play") as pool:
+        ended = [pool.submit(_play, deps, play) for play in plays]
+    return {step: error for play in ended for step, error in play.result().items()}
+
+
+def _play(deps: Deps, contexts: Sequence[StepContext]) -> Mapping[str, KopsError | None]:
+    """Run one play on the hosts of these steps, which are all of one kind."""
     names = [ctx.step.node for ctx in contexts]
     balancing = isinstance(contexts[0].step.action, ConfigureLoadBalancer)
     by_host = {ctx.step.node: ctx for ctx in contexts}

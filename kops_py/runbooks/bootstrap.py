@@ -58,8 +58,7 @@ def bootstrap(spec: ClusterSpec, facts: Facts, arguments: BootstrapArguments) ->
     world = _World(spec, facts, arguments)
     findings = _findings(world)
     waves = (
-        _load_balancers(world),
-        _prepare(world),
+        *_preparation(world),
         _init(world),
         _network_manifest(world),
         _join_control_planes(world),
@@ -223,9 +222,21 @@ def _notes(world: _World) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _load_balancers(world: _World) -> Wave:
+def _preparation(world: _World) -> tuple[Wave, ...]:
+    """Prepare load balancers and nodes side by side; one after the other where a host is both (one package lock)."""
+    balancers, nodes = _load_balancers(world), _prepare(world)
+    if {s.node for s in balancers} & {s.node for s in nodes}:
+        return _together("load balancers", balancers), _together("preparation", nodes)
+    return (_together("preparation", (*balancers, *nodes)),)
+
+
+def _together(name: str, steps: tuple[Step, ...]) -> Wave:
+    return Wave(name, steps, max_parallel=len(steps) or 1, together=True)
+
+
+def _load_balancers(world: _World) -> tuple[Step, ...]:
     digests = world.arguments.load_balancer_digests
-    steps = tuple(
+    return tuple(
         Step(
             f"load-balancer/{h.name}",
             h.name,
@@ -239,12 +250,11 @@ def _load_balancers(world: _World) -> Wave:
         and world.in_limit(h)
         and world.host(h.name).load_balancer_digest != digests.get(h.name, "")
     )
-    return Wave("load balancers", steps, max_parallel=len(steps) or 1, together=True)
 
 
-def _prepare(world: _World) -> Wave:
+def _prepare(world: _World) -> tuple[Step, ...]:
     version, digests = world.spec.kubernetes.version, world.arguments.prepare_digests
-    steps = tuple(
+    return tuple(
         Step(
             f"prepare/{h.name}",
             h.name,
@@ -256,7 +266,6 @@ def _prepare(world: _World) -> Wave:
         for h in world.to_join(world.spec.nodes)
         if world.host(h.name).prepared_digest != digests.get(h.name, "")
     )
-    return Wave("preparation", steps, max_parallel=len(steps) or 1, together=True)
 
 
 def _init(world: _World) -> Wave:

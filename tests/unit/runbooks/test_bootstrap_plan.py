@@ -13,7 +13,7 @@ from kops_py.model.errors import UnreachableError
 from kops_py.model.facts import HostFacts, JobState
 from kops_py.model.finding import Severity
 from kops_py.model.plan import Plan, unexpected_steps
-from kops_py.model.spec import ClusterSpec, CniType
+from kops_py.model.spec import ClusterSpec, CniType, Group
 from kops_py.model.version import Version
 from kops_py.runbooks.bootstrap import bootstrap
 from tests.fakes.cluster import SimulatedCluster, arguments_for, make_spec
@@ -43,6 +43,20 @@ def test_whole_plan_of_a_stacked_cluster_in_order() -> None:
         "healthy",
         "revoke",
     ]
+
+
+def test_balancers_are_prepared_beside_the_nodes_but_not_on_a_host_that_is_both() -> None:
+    cluster = SimulatedCluster(make_spec(3, 2, 1))
+    first = plan_of(cluster).waves[0]
+    assert (first.name, first.together, len(first.steps)) == ("preparation", True, 6)
+
+    hosts = tuple(
+        dataclasses.replace(h, groups=h.groups | {Group.LOAD_BALANCER}) if h.is_control_plane else h
+        for h in cluster.spec.hosts
+        if not h.is_load_balancer
+    )
+    both = SimulatedCluster(dataclasses.replace(cluster.spec, hosts=hosts))
+    assert [(w.name, len(w.steps)) for w in plan_of(both).waves[:2]] == [("load balancers", 3), ("preparation", 5)]
 
 
 def test_control_planes_join_one_at_a_time_and_workers_side_by_side() -> None:
