@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from kops_py.app import bootstrap as app
+from kops_py.app import run as run_app
 from kops_py.app.session import Emit, Session, Settings, resume_command
 from kops_py.connect.base import Cancel, KubeApi
 from kops_py.connect.kube_access import KubeAccess
@@ -97,7 +98,7 @@ class World:
     def settings(self, **changes: Any) -> Settings:
         return Settings(run_dir=self.folder / ".kops-py", command="kops-py bootstrap -i 'my hosts' -y", **changes)
 
-    def run(self, **changes: Any) -> app.RunResult:
+    def run(self, **changes: Any) -> run_app.RunResult:
         return app.run_bootstrap(self.settings(**changes), self.events.append, self.confirm)
 
     def confirm(self, plan: Plan, _findings: tuple[Finding, ...]) -> bool:
@@ -139,8 +140,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
             kube.close()
             made.fleet.close()
 
-    monkeypatch.setattr(app, "session", session)
-    monkeypatch.setattr(app, "load_spec", lambda _: made.spec)
+    monkeypatch.setattr(run_app, "session", session)
+    monkeypatch.setattr(run_app, "load_spec", lambda _: made.spec)
     monkeypatch.setattr(app, "check_hosts", lambda *_: made.findings)
     monkeypatch.setattr(app, "bootstrap_arguments", arguments_for)
     monkeypatch.setattr(app, "_deps", lambda *_: None)
@@ -290,7 +291,7 @@ def test_a_host_that_failed_is_not_asked_about_by_mistake() -> None:
     cluster = SimulatedCluster(make_spec(1, 1))
     plan = Plan("bootstrap", "sim", ())
     cluster.hosts["n2"] = dataclasses.replace(cluster.hosts["n2"], problem=UnreachableError("gone", where="n2"))
-    app._raise_for_lost_hosts(plan, cluster.facts())  # a host the plan has no step for
+    run_app._raise_for_lost_hosts(plan, cluster.facts())  # a host the plan has no step for
 
 
 def test_a_failing_step_gives_its_exit_code_and_all_errors(world: World) -> None:

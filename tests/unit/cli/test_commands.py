@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kops_py.app.bootstrap import RunResult
+from kops_py.app.run import RunResult
 from kops_py.app.session import Settings
 from kops_py.cli import main
 from kops_py.model.actions import ConfigureBridge
@@ -151,6 +151,7 @@ def test_preflight_ends_with_3_only_when_something_stands_in_the_way(
 ASK = """
 import sys
 import kops_py.app.bootstrap as app
+from kops_py.app.run import RunResult
 from kops_py.cli import main
 from kops_py.engine.cancel import signals_cancel, signals_end
 from kops_py.connect.base import Cancel
@@ -159,7 +160,7 @@ from tests.unit.cli.test_commands import PLAN
 def run(settings, emit, confirm):
     with signals_cancel(Cancel()), signals_end():
         agreed = confirm(PLAN, ())
-    return app.RunResult(ExitCode.DONE if agreed else ExitCode.INTERRUPTED, PLAN, executed=agreed)
+    return RunResult(ExitCode.DONE if agreed else ExitCode.INTERRUPTED, PLAN, executed=agreed)
 app.run_bootstrap = run
 sys.exit(main.run(["bootstrap"]))
 """
