@@ -13,12 +13,15 @@ from kops_py.config import names
 from kops_py.config.networks import check_networks
 from kops_py.config.problems import Place, Problems, show
 from kops_py.config.yamlfile import Kind, Node, read_yaml
+from kops_py.model.drain import DrainGroup, DrainPolicy
+from kops_py.model.selectors import parse_selector
 from kops_py.model.spec import (
     CniType,
     ContainerdSource,
     ContainerdSpec,
     Endpoint,
     KubernetesSpec,
+    MaintenanceSpec,
     Network,
     NetworkSpec,
     SecretRef,
@@ -67,6 +70,7 @@ class ClusterFile:
     external_etcd: bool | None
     ssh: SshSpec
     timeouts: Timeouts
+    maintenance: MaintenanceSpec
     preflight_ignore: frozenset[str]
 
     def place(self, *path: str | int, key: bool = False) -> Place:
@@ -130,6 +134,7 @@ class _Converter:
         self._check_sans()
         containerd = self._containerd()
         password = self._password()
+        maintenance = self._maintenance()
         self._problems.raise_if_any()
         return ClusterFile(
             path=self._path,
@@ -149,6 +154,7 @@ class _Converter:
                 cluster_healthy_s=float(document.timeouts.cluster_healthy_seconds),
                 api_request_s=float(document.timeouts.api_request_seconds),
             ),
+            maintenance=maintenance,
             preflight_ignore=frozenset(document.preflight.ignore),
         )
 
@@ -229,6 +235,24 @@ class _Converter:
         if not there:
             self._add(path, f"there is no {word} {show(text)}", hint=f"relative to {self._path.parent}")
         return str(target)
+
+    def _maintenance(self) -> MaintenanceSpec:
+        given, drain = self._document.maintenance, self._document.maintenance.drain
+        for number, group in enumerate(drain.groups):
+            place: Path_ = ("maintenance", "drain", "groups", number, "selector")
+            self._parse(parse_selector, group.selector, place, hint="as in app=rook-ceph-osd or tier in (db,queue)")
+        return MaintenanceSpec(
+            max_unavailable=given.max_unavailable,
+            max_failures=given.max_failures,
+            drain=DrainPolicy(
+                timeout_s=float(drain.timeout_seconds),
+                grace_period_s=drain.grace_period_seconds,
+                delete_empty_dir_data=drain.delete_empty_dir_data,
+                force=drain.force,
+                groups=tuple(DrainGroup(g.name, g.selector, tuple(g.namespaces)) for g in drain.groups),
+                volumes_timeout_s=float(drain.volumes_timeout_seconds),
+            ),
+        )
 
     def _network(self) -> NetworkSpec:
         given = self._document.network

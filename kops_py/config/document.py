@@ -188,6 +188,58 @@ class Timeouts(_Model):
     api_request_seconds: Seconds = Field(15, description="One request to the Kubernetes API.", examples=[15])
 
 
+class DrainGroup(_Model):
+    """Pods that are evicted only when those of the groups before it are gone."""
+
+    name: Text = Field(description="What the group is called in messages.", examples=["storage"])
+    selector: str = Field("", description="Label selector of its pods.", examples=["app=rook-ceph-osd"])
+    namespaces: list[Text] = Field([], description="Namespaces of its pods. Not given: all.", examples=["[rook-ceph]"])
+
+
+class Drain(_Model):
+    """What draining a node may do. DaemonSet pods and static pods always stay."""
+
+    timeout_seconds: Seconds = Field(
+        900, description="Draining one node, from the first eviction to the last volume detached.", examples=[900]
+    )
+    grace_period_seconds: int | None = Field(
+        None, ge=0, le=86400, description="In place of the pods' own grace period.", examples=[60]
+    )
+    delete_empty_dir_data: bool = Field(
+        False, description="Evict pods whose emptyDir volumes are lost with them.", examples=[True]
+    )
+    force: bool = Field(
+        False, description="Evict pods without a controller, which nothing starts again.", examples=[True]
+    )
+    volumes_timeout_seconds: float = Field(
+        120, ge=0, le=86400, description="Waiting for volumes to detach; 0 does not wait.", examples=[120]
+    )
+    groups: list[DrainGroup] = Field(
+        [],
+        description="Groups of pods in the order they go; pods in no group go first.",
+        examples=["[{name: storage, namespaces: [rook-ceph]}]"],
+    )
+
+
+class Maintenance(_Model):
+    """How nodes are taken out of service for upgrades and patches."""
+
+    max_unavailable: Annotated[
+        str,
+        BeforeValidator(lambda value: str(value) if type(value) is int else value),
+        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[1-9][0-9]*%?$"}]}),
+    ] = Field(
+        "1",
+        pattern="^[1-9][0-9]{0,5}%?$",
+        description="Workers worked on at once: a number, or a percentage of all workers (at least one).",
+        examples=["25%"],
+    )
+    max_failures: int = Field(
+        0, ge=0, le=5000, description="Workers that may fail before no further one is begun.", examples=[0]
+    )
+    drain: Drain = Field(default_factory=lambda: Drain.model_validate({}))
+
+
 class Preflight(_Model):
     """Checks before anything is touched."""
 
@@ -245,5 +297,6 @@ class ClusterDocument(_Model):
     etcd: Etcd = Field(default_factory=lambda: Etcd.model_validate({}))
     ssh: Ssh = Field(default_factory=lambda: Ssh.model_validate({}))
     timeouts: Timeouts = Field(default_factory=lambda: Timeouts.model_validate({}))
+    maintenance: Maintenance = Field(default_factory=lambda: Maintenance.model_validate({}))
     preflight: Preflight = Field(default_factory=lambda: Preflight.model_validate({}))
     kubeadm: Kubeadm = Field(default_factory=lambda: Kubeadm.model_validate({}))

@@ -91,6 +91,7 @@ def assemble(read: ReadFiles, listing: Listing, *, limit: str | Sequence[str] | 
         containerd=cluster.containerd,
         ssh=cluster.ssh,
         timeouts=cluster.timeouts,
+        maintenance=cluster.maintenance,
         preflight_ignore=cluster.preflight_ignore,
         external_etcd=external_etcd,
         cert_sans=cluster.cert_sans,

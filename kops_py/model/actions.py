@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from kops_py.model.drain import DrainPolicy
 from kops_py.model.plan import Action
 
 INIT_JOB = "kubeadm-init"
 JOIN_JOB = "kubeadm-join"
-"""Names of the jobs that InitControlPlane and JoinNode leave on their host; runbooks read how they ended."""
+UPGRADE_JOB = "kubeadm-upgrade"
+"""Names of the jobs that kubeadm's init, join and upgrade leave on their host; runbooks read how they ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +99,70 @@ class WaitHealthy(Action):
 @dataclass(frozen=True, slots=True)
 class RevokeJoinSecrets(Action):
     """Remove kops-py's bootstrap tokens and the uploaded certificates."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageUpgrade(Action):
+    """Fetch packages and images of a version to a host without installing them; ``digest`` identifies all of it."""
+
+    host: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstallPackages(Action):
+    """Install these packages of Kubernetes in this version and hold them; the kubelet is started anew with its own."""
+
+    node: str
+    packages: tuple[str, ...]
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpgradeWithKubeadm(Action):
+    """Run kubeadm upgrade: ``apply`` on the first control plane of a version, ``node`` on all others."""
+
+    node: str
+    version: str
+    apply: bool
+    control_plane: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CordonNode(Action):
+    """Take a node out of scheduling and say on it who did."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class DrainNode(Action):
+    """Evict what runs on a cordoned node."""
+
+    node: str
+    policy: DrainPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class UncordonNode(Action):
+    """Let a node be scheduled on again, if the cordon is ours."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitNode(Action):
+    """The gate after a node: it runs this version, is healthy with all that belongs to it, and hurt nobody."""
+
+    node: str
+    version: str
+    control_plane: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RebootNode(Action):
+    """Restart the operating system and wait for another boot id; ``boot_id`` is the one to be left."""
+
+    node: str
+    boot_id: str

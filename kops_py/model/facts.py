@@ -8,6 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from kops_py.model.errors import KopsError
+from kops_py.model.status import EtcdMember
 from kops_py.model.version import Version
 
 
@@ -84,6 +85,10 @@ class HostFacts:
     prepared_digest: str = ""
     """Digest that the node preparation role left as its last act; empty when it never ended."""
     load_balancer_digest: str = ""
+    staged_digest: str = ""
+    """Digest of the upgrade whose packages and images lie ready here; empty when none was staged."""
+    static_images: Mapping[str, str] = field(default_factory=_no_map)
+    """Image of each static pod by its manifest's name (kube-apiserver, etcd ...), as the manifest names it."""
     manifests: frozenset[str] = frozenset()
     """File names in /etc/kubernetes/manifests."""
     has_kubelet_conf: bool = False
@@ -160,6 +165,8 @@ class KubeFacts:
     has_dns: bool
     cluster_name: str = ""
     control_plane_endpoint: str = ""
+    kubernetes_version: str = ""
+    """What kubeadm's stored ClusterConfiguration says; kubeadm upgrade apply writes it when the control plane is up."""
     network_digest: str = ""
     """Digest of the network manifest kops-py applied last; empty when it never did."""
     unhealthy: tuple[str, ...] = ()
@@ -182,3 +189,5 @@ class Facts:
     hosts: Mapping[str, HostFacts]
     kube: KubeFacts | None = None
     kube_problem: KopsError | None = None
+    etcd: tuple[EtcdMember, ...] = ()
+    """Members as etcd tells them; empty when etcd was not asked, or did not answer."""

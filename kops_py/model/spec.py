@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import MappingProxyType
 
+from kops_py.model.drain import DrainPolicy
 from kops_py.model.version import Version
 
 Network = IPv4Network | IPv6Network
@@ -186,6 +187,23 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class MaintenanceSpec:
+    """How nodes are taken out of service for upgrades and patches."""
+
+    max_unavailable: str = "1"
+    """Workers worked on at once: a number, or a percentage of all workers, rounded down, at least 1."""
+    max_failures: int = 0
+    """Workers that may fail before no further one is begun."""
+    drain: DrainPolicy = DrainPolicy()
+
+    def window(self, workers: int) -> int:
+        """Return how many of so many workers may be out of service at once."""
+        text = self.max_unavailable
+        wanted = workers * int(text[:-1]) // 100 if text.endswith("%") else int(text)
+        return max(1, min(wanted, workers))
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterSpec:
     """Everything the operator asked for, checked."""
 
@@ -199,6 +217,7 @@ class ClusterSpec:
     containerd: ContainerdSpec = ContainerdSpec()
     ssh: SshSpec = SshSpec()
     timeouts: Timeouts = Timeouts()
+    maintenance: MaintenanceSpec = MaintenanceSpec()
     preflight_ignore: frozenset[str] = frozenset()
     external_etcd: bool = False
     cert_sans: tuple[str, ...] = ()

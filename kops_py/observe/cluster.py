@@ -68,6 +68,7 @@ def observe_cluster(
         has_dns=dns is not None,
         cluster_name=str(config_map.get("clusterName") or ""),
         control_plane_endpoint=str(config_map.get("controlPlaneEndpoint") or ""),
+        kubernetes_version=str(config_map.get("kubernetesVersion") or ""),
         network_digest=str(((own.get("metadata") or {}).get("annotations") or {}).get(NETWORK_DIGEST) or ""),
         unhealthy=(
             *missing_nodes(nodes, [name for name in expected_nodes if name not in absent]),

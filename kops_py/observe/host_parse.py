@@ -199,6 +199,16 @@ def digest(text: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def static_images(text: str) -> Mapping[str, str]:
+    """Read ``/etc/kubernetes/manifests/NAME.yaml:    image: IMAGE`` lines; the first image of a manifest counts."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        path, _, image = line.partition(":")
+        name = path.rpartition("/")[2].removesuffix(".yaml")
+        found.setdefault(name, image.partition("image:")[2].strip().strip("\"'"))
+    return MappingProxyType(found)
+
+
 def job_states(text: str) -> Mapping[str, JobState]:
     """Read ``name unit-state rc`` lines; a state systemd could not tell counts as running, to leave it alone."""
     found = {}
@@ -305,6 +315,8 @@ def host_facts(name: str, found: Mapping[str, str], own: frozenset[str]) -> Host
         containerd_version=containerd_version(get("containerd")),
         kubelet_active="kubelet.service" in active,
         prepared_digest=digest(get("prepared")),
+        staged_digest=digest(get("staged")),
+        static_images=static_images(get("static_images")),
         load_balancer_digest=digest(get("load_balancer")),
         manifests=_words(get("manifests")),
         has_kubelet_conf="/etc/kubernetes/kubelet.conf" in leftovers,

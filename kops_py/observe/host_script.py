@@ -194,6 +194,8 @@ s_units() {
 s_containerd() { limit 5 containerd --version; }
 s_prepared() { cat /etc/kops-py/prepared.json; }
 s_load_balancer() { cat /etc/kops-py/load-balancer.json; }
+s_staged() { cat /etc/kops-py/staged.json; }
+s_static_images() { grep -HE '^ +(- )?image: ' /etc/kubernetes/manifests/*.yaml; }
 s_manifests() { ls -A1 /etc/kubernetes/manifests; }
 s_leftovers() { for path in @LEFTOVERS@; do [ -e "$path" ] && echo "$path"; done; }
 s_ca_digest() { [ -e /etc/kubernetes/pki/ca.crt ] && sha256sum </etc/kubernetes/pki/ca.crt; }
@@ -262,6 +264,8 @@ SECTIONS = (
     "containerd",
     "prepared",
     "load_balancer",
+    "staged",
+    "static_images",
     "manifests",
     "leftovers",
     "ca_digest",
