@@ -12,6 +12,7 @@ from kops_py.connect.base import JsonObject, KubeApi
 from kops_py.model.errors import KubeError
 from kops_py.model.facts import KubeFacts, NodeFacts
 from kops_py.model.version import Version
+from kops_py.observe.pods import MIRROR
 
 _SYSTEM = "/api/v1/namespaces/kube-system"
 NETWORK_DIGEST = "kops-py/network-digest"
@@ -19,7 +20,6 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "kops-py"}
 """Label of what kops-py made in the cluster."""
 
 UPLOADED_CERTIFICATES = "kubeadm-certs"
-_MIRROR = "kubernetes.io/config.mirror"
 _NOT_READY_TAINT = "node.kubernetes.io/not-ready"
 _STATIC_PODS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 _NO_NETWORK = ("network plugin", "NetworkPluginNotReady", "cni")
@@ -194,7 +194,7 @@ def mirror_pod_problem(pod: JsonObject | None) -> str:
 
     Mirror pods appear in the API only a while after a control plane joined: absent is not healthy.
     """
-    if pod is None or _MIRROR not in (pod["metadata"].get("annotations") or {}):
+    if pod is None or MIRROR not in (pod["metadata"].get("annotations") or {}):
         return "its mirror pod has not appeared in the API"
     problem = pod_problem(pod)
     return "" if problem and has_started(pod) else problem
@@ -289,7 +289,7 @@ def stuck_pods(pods: Iterable[JsonObject]) -> tuple[str, ...]:
     for pod in pods:
         metadata = pod["metadata"]
         known = (metadata.get("labels") or {}).get("k8s-app") in {"kube-proxy", "kube-dns"}
-        if known or _MIRROR in (metadata.get("annotations") or {}):
+        if known or MIRROR in (metadata.get("annotations") or {}):
             continue
         if reason := _waiting_reason(pod):
             found.append(f"pod kube-system/{metadata['name']}: {reason}")
