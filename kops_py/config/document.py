@@ -42,6 +42,9 @@ _NETWORK_SCHEMA = {
 _URLS_SCHEMA = {
     "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
 }
+_COUNT_OR_SHARE_SCHEMA = {
+    "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[1-9][0-9]{0,5}%?$"}]
+}
 Networks = Annotated[
     list[str], Field(min_length=1, max_length=2), BeforeValidator(_split_commas), WithJsonSchema(_NETWORK_SCHEMA)
 ]
@@ -227,7 +230,9 @@ class Maintenance(_Model):
     max_unavailable: Annotated[
         str,
         BeforeValidator(lambda value: str(value) if type(value) is int else value),
-        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[1-9][0-9]*%?$"}]}),
+        WithJsonSchema(
+            {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[1-9][0-9]*%?$"}]}
+        ),
     ] = Field(
         "1",
         pattern="^[1-9][0-9]{0,5}%?$",

@@ -194,7 +194,7 @@ class MaintenanceSpec:
     """Workers worked on at once: a number, or a percentage of all workers, rounded down, at least 1."""
     max_failures: int = 0
     """Workers that may fail before no further one is begun."""
-    drain: DrainPolicy = DrainPolicy()
+    drain: DrainPolicy = field(default_factory=DrainPolicy)
 
     def window(self, workers: int) -> int:
         """Return how many of so many workers may be out of service at once."""

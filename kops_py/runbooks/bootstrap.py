@@ -31,6 +31,7 @@ from kops_py.model.finding import Finding, Severity
 from kops_py.model.plan import Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec, CniType, HostSpec
 from kops_py.model.version import facts_of
+from kops_py.runbooks.decision import Decision
 
 API_SERVER_MANIFEST = "kube-apiserver.yaml"
 
@@ -43,14 +44,6 @@ class BootstrapArguments:
     load_balancer_digests: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     network_digest: str = ""
     limit: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What a runbook decided: the plan, and what it found on the way."""
-
-    plan: Plan
-    findings: tuple[Finding, ...]
 
 
 def bootstrap(spec: ClusterSpec, facts: Facts, arguments: BootstrapArguments) -> Decision:

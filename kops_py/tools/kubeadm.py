@@ -396,6 +396,25 @@ def bootstrap_token_argv(config_path: str) -> tuple[str, ...]:
     return ("kubeadm", "init", "phase", "bootstrap-token", "--skip-token-print", "--config", config_path)
 
 
+def upgrade_apply_argv(version: Version, *, ignore_preflight_errors: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the argv of ``kubeadm upgrade apply`` without questions.
+
+    Everything the cluster was built with is in its own ConfigMaps; a configuration file here would, before 1.31,
+    change the cluster instead of upgrading it.
+    """
+    return ("kubeadm", "upgrade", "apply", str(version), "--yes", *_ignoring(ignore_preflight_errors))
+
+
+def upgrade_node_argv(*, ignore_preflight_errors: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the argv of ``kubeadm upgrade node``: a further control plane, or a worker's kubelet configuration."""
+    return ("kubeadm", "upgrade", "node", *_ignoring(ignore_preflight_errors))
+
+
+def _ignoring(names: Iterable[str]) -> tuple[str, ...]:
+    joined = ",".join(sorted(set(names)))
+    return (f"--ignore-preflight-errors={joined}",) if joined else ()
+
+
 def reset_argv() -> tuple[str, ...]:
     """Return the argv of ``kubeadm reset`` without questions."""
     return ("kubeadm", "reset", "--force", "--cri-socket", CRI_SOCKET)

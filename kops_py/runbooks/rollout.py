@@ -1,0 +1,173 @@
+"""What upgrades and patches share: the order of nodes, the window, and the steps around the work on one node.
+
+The chain of a node, top to bottom: cordon, drain, the work, healthy, uncordon. A node that a person has cordoned is
+drained and worked on as well, and stays cordoned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from kops_py.model.actions import CordonNode, DrainNode, UncordonNode, WaitNode
+from kops_py.model.cordon import cordon_of
+from kops_py.model.drain import DrainPolicy
+from kops_py.model.facts import Facts, NodeFacts
+from kops_py.model.finding import Finding, Severity
+from kops_py.model.plan import Step, Wave
+from kops_py.model.spec import ClusterSpec, HostSpec
+
+ROLLOUTS = frozenset({"upgrade", "patch", "reboot"})
+"""Operations that cordon a node for the time they work on it; every other cordon is somebody's decision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """How nodes are taken out of service; decided once for a whole run."""
+
+    drain: DrainPolicy
+    window: int = 1
+    """Workers worked on at once."""
+    max_failures: int = 0
+    canary: int = 0
+    """Workers that go before all others, one at a time."""
+    order: tuple[str, ...] = ()
+    """Control planes in the order they are worked on."""
+    limit: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeWork:
+    """What is to be done on one node: ``steps`` is the work itself, between drain and gate."""
+
+    host: HostSpec
+    before: tuple[Step, ...]
+    steps: tuple[Step, ...]
+    tag: str
+    """Told apart by this behind the ids, when a node is worked on several times: ``v1.21.0``."""
+    version: str
+    """What the node runs afterwards."""
+
+
+def is_our_cordon(node: NodeFacts) -> bool:
+    """Whether the node was cordoned by an upgrade or patch of ours that has not ended."""
+    cordon = cordon_of(node.annotations)
+    return node.unschedulable and cordon is not None and cordon.operation in ROLLOUTS
+
+
+def chain(work: NodeWork, node: NodeFacts, rollout: Rollout, spec: ClusterSpec) -> tuple[Step, ...]:
+    """Return the steps for one node, in order; empty when nothing is to be done and no cordon of ours is left."""
+    ours, name, control_plane = is_our_cordon(node), work.host.name, work.host.is_control_plane
+    if not (work.before or work.steps or ours):
+        return ()
+    tag = f"@{work.tag}" if work.tag else ""
+    persons = node.unschedulable and not ours
+    policy, timeouts = rollout.drain, spec.timeouts
+    leave = (
+        Step(f"cordon/{name}{tag}", name, "cordon", CordonNode(name), timeouts.api_request_s * 4),
+        Step(
+            f"drain/{name}{tag}", name, "drain", DrainNode(name, policy), policy.timeout_s + 60, drain_details(policy)
+        ),
+    )
+    gate = Step(
+        f"healthy/{name}{tag}",
+        name,
+        f"wait until the node is healthy ({work.version})",
+        WaitNode(name, work.version, control_plane),
+        timeouts.node_ready_s,
+    )
+    back = Step(f"uncordon/{name}{tag}", name, "uncordon", UncordonNode(name), timeouts.api_request_s * 4)
+    return (
+        *work.before,
+        *((leave[1:] if persons else leave) if work.steps else ()),
+        *work.steps,
+        gate,
+        *(() if persons or not (work.steps or ours) else (back,)),
+    )
+
+
+def drain_details(policy: DrainPolicy) -> tuple[str, ...]:
+    """Return the lines that say what the drain may do beyond evicting."""
+    found = [f"evict, at most {policy.timeout_s:g} s"]
+    if policy.disable_eviction:
+        found.append("DELETES PODS WITHOUT ASKING DISRUPTION BUDGETS")
+    if policy.delete_empty_dir_data:
+        found.append("pods with emptyDir data as well: it is lost")
+    if policy.force:
+        found.append("pods without a controller as well: nothing starts them again")
+    if policy.grace_period_s is not None:
+        found.append(f"grace period {policy.grace_period_s} s in place of the pods' own")
+    return tuple(found)
+
+
+def control_plane_order(spec: ClusterSpec, facts: Facts, begun: Collection[str]) -> tuple[str, ...]:
+    """Return the control planes: those an earlier run has begun, then followers of etcd, then its leader."""
+    leaders = {m.name for m in facts.etcd if m.is_leader}
+    names = [h.name for h in spec.control_planes]
+    return tuple(sorted(names, key=lambda n: (n not in begun, n in leaders, names.index(n))))
+
+
+def worker_waves(chains: Sequence[tuple[Step, ...]], rollout: Rollout, title: str) -> tuple[Wave, ...]:
+    """Return the waves of the workers: canaries one by one, then all others in a sliding window."""
+    pending = [c for c in chains if c]
+    canaries, rest = pending[: rollout.canary], pending[rollout.canary :]
+    waves = [Wave(f"canary {c[0].node}{title}", c) for c in canaries]
+    if rest:
+        steps = tuple(step for c in rest for step in c)
+        waves.append(Wave(f"workers{title}", steps, max_parallel=rollout.window, failures_allowed=rollout.max_failures))
+    return tuple(waves)
+
+
+def member_nodes(spec: ClusterSpec, facts: Facts, rollout: Rollout) -> dict[str, NodeFacts]:
+    """Return the nodes that can be worked on: of the inventory, in the cluster, in the limit, reachable."""
+    nodes = facts.kube.nodes if facts.kube else {}
+    return {
+        h.name: nodes[h.name]
+        for h in spec.nodes
+        if h.name in nodes and facts.hosts[h.name].reachable and (not rollout.limit or h.name in rollout.limit)
+    }
+
+
+def state_findings(spec: ClusterSpec, facts: Facts, pending: Iterable[str], rollout: Rollout) -> tuple[Finding, ...]:
+    """Return what speaks against taking nodes out of service now."""
+    if facts.kube is None:
+        why = f" ({facts.kube_problem.why or facts.kube_problem.what})" if facts.kube_problem else ""
+        hint = "bring it back (journalctl -u kubelet; crictl ps -a on a control plane), then run the same command"
+        return (Finding(Severity.ERROR, "api-down", "", f"the API server does not answer{why}", hint),)
+    found: list[Finding] = []
+    for host in spec.nodes:
+        if rollout.limit and host.name not in rollout.limit:
+            continue
+        if host.name not in facts.kube.nodes:
+            message = "is in the inventory but not in the cluster; it is left out"
+            found.append(Finding(Severity.WARNING, "not-a-member", host.name, message, "kops-py bootstrap joins it"))
+        elif not facts.hosts[host.name].reachable:
+            message = "is a node of the cluster but cannot be reached, so that it would be left behind"
+            hint = "bring it back; or go on without it with --ignore node-unreachable"
+            found.append(Finding(Severity.ERROR, "node-unreachable", host.name, message, hint))
+    begun = {n for n, node in facts.kube.nodes.items() if is_our_cordon(node)}
+    working = set(pending) | begun
+    for name, node in facts.kube.nodes.items():
+        if not node.ready and name not in begun:
+            hint = "mend it first: a node more out of service may be one too many; kops-py status"
+            found.append(Finding(Severity.ERROR, "node-not-ready", name, f"is not Ready: {node.reason}", hint))
+        if node.unschedulable and not is_our_cordon(node) and name in working:
+            message = "is cordoned, not by an upgrade or patch of kops-py: it is worked on and stays cordoned"
+            found.append(Finding(Severity.INFO, "node-cordoned", name, message))
+    found += etcd_findings(facts)
+    return tuple(found)
+
+
+def etcd_findings(facts: Facts) -> tuple[Finding, ...]:
+    """Return what is wrong with etcd: with a member down, the next one to be stopped may be one too many."""
+    return tuple(
+        Finding(
+            Severity.ERROR,
+            "etcd-unhealthy",
+            member.name,
+            f"its etcd member is not healthy: {member.problem or 'it does not say why'}",
+            "every member must be healthy before one of them is stopped; kops-py status",
+        )
+        for member in facts.etcd
+        if not member.healthy
+    )
