@@ -128,7 +128,11 @@ class RestKubeApi:
     def create(self, path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
         """Create an object (POST); tried once unless no connection was made; status 409 when it exists."""
         answer = self._send("POST", path, body=body, timeout_s=timeout_s, repeatable=False)
-        return _json(answer.body, path, self._server)
+        made = _json(answer.body, path, self._server)
+        if made.get("kind") == "Status" and made.get("status") == "Failure":
+            # the eviction of a pod with several budgets: 201, and the 500 stands in the body (seen: v1.20.2)
+            raise status_error("POST", path, int(made.get("code") or 500), answer.body, server=self._server)
+        return made
 
     def replace(self, path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
         """Replace an object (PUT); with a resourceVersion in it, 409 when somebody else was faster.
@@ -300,6 +304,7 @@ class RestKubeApi:
                     return _Answer(answer, maybe_done, problem)
                 again, unanswered = repeatable and is_passing(status, answer), status in {500, 502, 504}
                 retry_after_s = _retry_after(headers)
+                problem.retry_after_s = problem.retry_after_s or retry_after_s or 0.0
             pause_s = _pause_length(attempts, retry_after_s)
             if not again or time.monotonic() + pause_s >= started + limit_s:
                 if attempts > 1:

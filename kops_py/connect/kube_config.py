@@ -15,6 +15,9 @@ from urllib.parse import urlsplit
 from kops_py.connect.kube_proxy import choose_proxy
 from kops_py.model.errors import KubeError
 
+_KEPT_CONNECTIONS = 64
+"""Drains send many small requests at once; a connection beyond these costs a TLS handshake per request."""
+
 
 @dataclass
 class SecretFiles:
@@ -94,6 +97,7 @@ def _load(config: dict[str, Any], server: str, proxy: str | None, secrets: Secre
     # the client's own reading of proxy variables differs between its versions; ours is kubectl's
     configuration.proxy = proxy or choose_proxy(server, os.environ)
     configuration.no_proxy = ""
+    configuration.connection_pool_maxsize = _KEPT_CONNECTIONS
     return configuration
 
 

@@ -42,6 +42,7 @@ class Failure:
 def status_error(method: str, path: str, status: int, body: bytes, *, server: str) -> KubeError:
     """Return the error for an HTTP answer that is not a success; reads the Status object when there is one."""
     reason, message = _read_status(body)
+    causes, retry_after_s = _read_details(body)
     what = f"the Kubernetes API answered {status} {reason}".rstrip() + f" to {_verb(method)}"
     return KubeError(
         what,
@@ -50,6 +51,8 @@ def status_error(method: str, path: str, status: int, body: bytes, *, server: st
         hint=_status_hint(status, server),
         status=status,
         reason=reason,
+        causes=causes,
+        retry_after_s=retry_after_s,
     )
 
 
@@ -161,6 +164,16 @@ def _read_status(body: bytes) -> tuple[str, str]:
     if not isinstance(status, dict):
         return "", ""
     return str(status.get("reason") or ""), str(status.get("message") or "")
+
+
+def _read_details(body: bytes) -> tuple[tuple[tuple[str, str], ...], float]:
+    """Return the causes (reason, message) and retryAfterSeconds of a Status object, as far as there are any."""
+    try:
+        details = json.loads(body)["details"]
+        causes = tuple((str(c.get("reason") or ""), str(c.get("message") or "")) for c in details.get("causes") or ())
+        return causes, float(details.get("retryAfterSeconds") or 0)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return (), 0.0
 
 
 def _is_unknown_name(error: BaseException) -> bool:

@@ -131,16 +131,31 @@ class DeadlineError(HostError):
 
 
 class KubeError(KopsError):
-    """The Kubernetes API refused, failed, or did not answer; ``status`` is the HTTP status (0: no answer)."""
+    """The Kubernetes API refused, failed, or did not answer; ``status`` is the HTTP status (0: no answer).
+
+    ``causes`` are reason and message of each cause in the Status object's details. ``retry_after_s`` is when the
+    server wants to be asked again, 0 when it did not say.
+    """
 
     code = ExitCode.KUBERNETES
 
     def __init__(
-        self, what: str, *, where: str = "", why: str = "", hint: str = "", status: int = 0, reason: str = ""
+        self,
+        what: str,
+        *,
+        where: str = "",
+        why: str = "",
+        hint: str = "",
+        status: int = 0,
+        reason: str = "",
+        causes: tuple[tuple[str, str], ...] = (),
+        retry_after_s: float = 0.0,
     ) -> None:
         super().__init__(what, where=where, why=why, hint=hint)
         self.status = status
         self.reason = reason
+        self.causes = causes
+        self.retry_after_s = retry_after_s
 
 
 class EtcdError(KopsError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kops_py.connect.base import JsonObject, KubeApi
+from kops_py.model.cordon import cordon_owner
 from kops_py.model.facts import NodeFacts
 from kops_py.model.status import ClusterStatus, EtcdPodStatus, NodeStatus
 from kops_py.observe.cluster import (
@@ -22,8 +23,6 @@ from kops_py.observe.cluster import (
 _SYSTEM = "/api/v1/namespaces/kube-system"
 _APPS = "/apis/apps/v1/namespaces/kube-system"
 _ROLE_PREFIX = "node-role.kubernetes.io/"
-CORDONED_BY = "kops-py/cordoned-by"
-"""Annotation that kops-py puts on a node it cordons, and removes when it uncordons it."""
 
 
 def observe_status(api: KubeApi) -> ClusterStatus:
@@ -73,14 +72,6 @@ def node_status(node: NodeFacts) -> NodeStatus:
         cordoned=node.unschedulable,
         cordoned_by=cordon_owner(node),
     )
-
-
-def cordon_owner(node: NodeFacts) -> str:
-    """Say whose cordon a node carries; empty when it is not cordoned."""
-    if not node.unschedulable:
-        return ""
-    run = node.annotations.get(CORDONED_BY)
-    return f"kops-py ({run})" if run else "somebody else"
 
 
 def etcd_pods(nodes: Iterable[NodeFacts], pods: Iterable[JsonObject]) -> tuple[EtcdPodStatus, ...]:

@@ -57,7 +57,20 @@ def test_text(text: str, fits: bool) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["app=web,", ",app", "app web", "app in web", "app in (a", "appin (web)", "app=a=b", "=a", "!", "app>1", "-a", "a/"],
+    [
+        "app=web,",
+        ",app",
+        "app web",
+        "app in web",
+        "app in (a",
+        "appin (web)",
+        "app=a=b",
+        "=a",
+        "!",
+        "app>1",
+        "-a",
+        "a/",
+    ],
 )
 def test_what_is_not_understood_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is not understood"):

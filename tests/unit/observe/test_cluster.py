@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from kops_py.connect.base import JsonObject
+from kops_py.model.cordon import CORDONED, cordon_owner
 from kops_py.model.errors import KubeError
 from kops_py.observe import cluster
 from kops_py.observe.cluster import node_facts, observe_cluster
-from kops_py.observe.status import cordon_owner, observe_status
+from kops_py.observe.status import observe_status
 from tests.fakes.kube import FakeKubeApi, node, pod
 
 STATIC = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -299,7 +300,7 @@ def test_status_tells_roles_cordons_and_etcd() -> None:
     api = FakeKubeApi(healthy_cluster())
     ours = node("w1", ip="10.0.0.2")
     ours["spec"]["unschedulable"] = True
-    ours["metadata"]["annotations"] = {"kops-py/cordoned-by": "run-1"}
+    ours["metadata"]["annotations"] = {CORDONED: '{"by": "ann@desk", "run": "run-1"}'}
     foreign = node("w2", ip="10.0.0.3")
     foreign["spec"]["unschedulable"] = True
     legacy = node("cp2")
@@ -311,7 +312,7 @@ def test_status_tells_roles_cordons_and_etcd() -> None:
     assert [(n.name, n.roles, n.cordoned, n.cordoned_by) for n in status.nodes] == [
         ("cp1", ("control-plane",), False, ""),
         ("cp2", ("master",), False, ""),
-        ("w1", ("worker",), True, "kops-py (run-1)"),
+        ("w1", ("worker",), True, "kops-py (ann@desk, run run-1)"),
         ("w2", ("worker",), True, "somebody else"),
     ]
     assert [(e.node, e.healthy, e.problem) for e in status.etcd_pods] == [
@@ -319,14 +320,14 @@ def test_status_tells_roles_cordons_and_etcd() -> None:
         ("cp2", False, "its mirror pod has not appeared in the API"),
     ]
     shown = json.loads(json.dumps(status.to_json()))
-    assert shown["nodes"][2]["cordoned_by"] == "kops-py (run-1)"
+    assert shown["nodes"][2]["cordoned_by"] == "kops-py (ann@desk, run run-1)"
     assert shown["cluster_name"] == "prod"
     api.assert_clean()
 
 
 def test_a_leftover_annotation_is_no_cordon() -> None:
     item = node("w1")
-    item["metadata"]["annotations"] = {"kops-py/cordoned-by": "run-1"}
+    item["metadata"]["annotations"] = {CORDONED: '{"by": "ann@desk", "run": "run-1"}'}
     assert cordon_owner(node_facts(item)) == ""
 
 

@@ -74,7 +74,8 @@ def test_the_least_a_pod_can_have() -> None:
     assert facts.phase is PodPhase.UNKNOWN
     assert facts.owner is None
     assert (facts.node, facts.deleting_since, facts.claims, facts.tolerations) == ("", "", (), ())
-    assert not (facts.ready or facts.empty_dir or facts.host_path or facts.has_node_affinity or facts.finished)
+    flags = (facts.ready, facts.empty_dir, facts.host_path, facts.has_node_affinity, facts.finished, facts.mirror)
+    assert not any(flags)
     assert (facts.cpu_millis, facts.memory_bytes) == (0, 0)
 
 
