@@ -20,6 +20,11 @@ class Cordon:
     run: str
     at: str
 
+    @property
+    def operation(self) -> str:
+        """Return the operation of the run, which its id carries (``20261120T101112Z-upgrade-1a2b``)."""
+        return self.run.partition("-")[2].rpartition("-")[0]
+
     def to_annotation(self) -> str:
         """Return the annotation's value."""
         return json.dumps({"by": self.by, "run": self.run, "at": self.at})

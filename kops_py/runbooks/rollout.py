@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from kops_py.model.actions import CordonNode, DrainNode, UncordonNode, WaitNode
-from kops_py.model.cordon import cordon_of
+from kops_py.model.cordon import read_cordon
 from kops_py.model.drain import DrainPolicy
 from kops_py.model.facts import Facts, NodeFacts
 from kops_py.model.finding import Finding, Severity
@@ -51,7 +51,7 @@ class NodeWork:
 
 def is_our_cordon(node: NodeFacts) -> bool:
     """Whether the node was cordoned by an upgrade or patch of ours that has not ended."""
-    cordon = cordon_of(node.annotations)
+    cordon = read_cordon(node.annotations)
     return node.unschedulable and cordon is not None and cordon.operation in ROLLOUTS
 
 
