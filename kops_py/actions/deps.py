@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from kops_py.actions.join_secrets import JoinSecrets
 from kops_py.connect.base import Ansible, Cancel, Fleet, KubeApi
+from kops_py.model.facts import HostFacts
 from kops_py.model.spec import ClusterSpec
 
 
@@ -33,7 +34,13 @@ class Deps:
     load_balancer_host_variables: Callable[[str], Mapping[str, Any]]
     read_manifest: Callable[[], str]
     """Returns the text of the network manifest that the plan announced; raises ConfigError when it changed."""
-    cgroup_v1: Mapping[str, bool] = field(default_factory=dict)
+    hosts: Mapping[str, HostFacts] = field(default_factory=dict)
+    """The hosts as they were when the run began: operating system and cgroup version do not change in it."""
+    short_before: frozenset[str] = frozenset()
+    """Workloads that lacked pods before the run: they are not waited for."""
+    run_id: str = ""
+    by: str = ""
+    """Who runs this and where, for marks in the cluster."""
     kubeadm_ignores: tuple[str, ...] = ()
     """kubeadm's own names of the checks whose findings the operator accepted."""
     join_secrets: JoinSecrets = field(default_factory=JoinSecrets)

@@ -48,7 +48,7 @@ def init_control_plane(deps: Deps, action: InitControlPlane, ctx: StepContext) -
             token=token,
             token_ttl_s=TOKEN_TTL_S,
             certificate_key=key or None,
-            cgroup_v1=deps.cgroup_v1.get(action.node, False),
+            cgroup_v1=_on_cgroup_v1(deps, action.node),
             ignore_preflight_errors=deps.kubeadm_ignores,
         )
         argv = kubeadm.init_argv(config_path, upload_certs=action.upload_certs)
@@ -77,13 +77,18 @@ def join_node(deps: Deps, action: JoinNode, ctx: StepContext) -> None:
             token=deps.join_secrets.token(api),
             ca_cert_hash=kubeadm.ca_cert_hash(_ca_certificate(deps, member)),
             certificate_key=key,
-            cgroup_v1=deps.cgroup_v1.get(action.node, False),
+            cgroup_v1=_on_cgroup_v1(deps, action.node),
             ignore_preflight_errors=deps.kubeadm_ignores,
         )
         with _config_file(host, config_path, config, ctx):
             ctx.progress("kubeadm join")
             start_job(host, JOIN_JOB, _forgetting(config_path, kubeadm.join_argv(config_path)))
         _finish(host, JOIN_JOB, wait_job(host, JOIN_JOB, ctx))
+
+
+def _on_cgroup_v1(deps: Deps, node: str) -> bool:
+    facts = deps.hosts.get(node)
+    return facts is not None and facts.cgroup_version == 1
 
 
 def _config_path(job: str) -> str:

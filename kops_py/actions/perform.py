@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kops_py.actions import api_server, health, kubeadm, labels, network, prepare
+from kops_py.actions import api_server, gates, health, kubeadm, labels, maintenance, network, prepare, upgrade
 from kops_py.actions.deps import Deps
 from kops_py.actions.join_secrets import revoke
 from kops_py.engine.run import StepContext
@@ -12,13 +12,21 @@ from kops_py.model.actions import (
     ApplyNetwork,
     ConfigureBridge,
     ConfigureLoadBalancer,
+    CordonNode,
+    DrainNode,
     InitControlPlane,
+    InstallPackages,
     JoinNode,
     LabelNode,
     PrepareHost,
     RestartApiServer,
     RevokeJoinSecrets,
+    StageUpgrade,
+    UncordonNode,
+    UpgradeWithKubeadm,
     WaitHealthy,
+    WaitNode,
+    WaitWorkloads,
 )
 from kops_py.model.errors import KopsError, KubeError
 from kops_py.observe.cluster import observe_join_secrets
@@ -61,7 +69,21 @@ class ClusterPerformer:
             case RevokeJoinSecrets():
                 revoke(deps.kube.api(), self._left_secrets())
                 deps.join_secrets.forget()
-            case PrepareHost() | ConfigureLoadBalancer():
+            case InstallPackages() as action:
+                upgrade.install_packages(deps, action, ctx)
+            case UpgradeWithKubeadm() as action:
+                upgrade.upgrade_with_kubeadm(deps, action, ctx)
+            case CordonNode() as action:
+                maintenance.cordon_node(deps, action, ctx)
+            case DrainNode() as action:
+                maintenance.drain_node(deps, action, ctx)
+            case UncordonNode() as action:
+                maintenance.uncordon_node(deps, action, ctx)
+            case WaitNode() as action:
+                gates.wait_node(deps, action, ctx)
+            case WaitWorkloads():
+                gates.wait_workloads(deps, deps.short_before, ctx)
+            case PrepareHost() | ConfigureLoadBalancer() | StageUpgrade():
                 error = self.apply_together([ctx])[ctx.step.id]
                 if error is not None:
                     raise error
@@ -69,7 +91,7 @@ class ClusterPerformer:
                 raise TypeError(f"no performer for {type(ctx.step.action).__name__}")
 
     def apply_together(self, contexts: Sequence[StepContext]) -> Mapping[str, KopsError | None]:
-        """Carry out the steps of a wave in one call; only preparation comes this way."""
+        """Carry out the steps of a wave in one call; only what Ansible does comes this way."""
         return prepare.prepare_hosts(self._deps, contexts)
 
     def verify(self, ctx: StepContext) -> None:

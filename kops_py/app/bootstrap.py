@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kops_py.app.run import Decided, RunResult, run_operation
+from kops_py.app.run import Decided, RunPlace, RunResult, run_operation, who
 from kops_py.app.session import Confirm, Emit, Session, Settings, check_hosts, looking_at
 from kops_py.model.errors import ConfigError
 from kops_py.model.event import Note
@@ -49,7 +49,7 @@ def _decide(opened: Session) -> Decided:
         decision.plan,
         check_hosts(opened, facts, probes) + mark_ignored(decision.findings, opened.ignored),
         replan,
-        lambda place: ClusterPerformer(_deps(opened, place.folder, facts, arguments)),
+        lambda place: ClusterPerformer(make_deps(opened, place, facts, arguments)),
     )
 
 
@@ -104,7 +104,15 @@ def _unchanged_manifest(spec: ClusterSpec, digest: str) -> str:
     return text
 
 
-def _deps(opened: Session, folder: Path, facts: Facts, arguments: BootstrapArguments) -> Deps:
+def make_deps(
+    opened: Session,
+    place: RunPlace,
+    facts: Facts,
+    arguments: BootstrapArguments | None = None,
+    *,
+    short_before: frozenset[str] = frozenset(),
+) -> Deps:
+    """Return what performers work with; without ``arguments`` for operations that prepare no host."""
     from kops_py.actions.deps import Deps
     from kops_py.connect.ansible import AnsibleRunner
     from kops_py.runbooks.preflight import kubeadm_ignores
@@ -114,16 +122,16 @@ def _deps(opened: Session, folder: Path, facts: Facts, arguments: BootstrapArgum
 
     def prepare_host(name: str) -> Mapping[str, Any]:
         own = prepare_host_variables(spec, spec.host(name))
-        return {**own, "kops_prepare_digest": arguments.prepare_digests[name]}
+        return {**own, "kops_prepare_digest": arguments.prepare_digests[name] if arguments else ""}
 
     def balancer_host(name: str) -> Mapping[str, Any]:
-        return {"kops_load_balancer_digest": arguments.load_balancer_digests[name]}
+        return {"kops_load_balancer_digest": arguments.load_balancer_digests[name] if arguments else ""}
 
     return Deps(
         spec=spec,
         fleet=opened.fleet,
         ansible=AnsibleRunner(
-            folder / "ansible",
+            place.folder / "ansible",
             become_password=opened.become_password,
             accept_new_host_keys=opened.settings.accept_new_host_keys,
         ),
@@ -133,7 +141,10 @@ def _deps(opened: Session, folder: Path, facts: Facts, arguments: BootstrapArgum
         prepare_host_variables=prepare_host,
         load_balancer_variables=load_balancer_variables(spec),
         load_balancer_host_variables=balancer_host,
-        read_manifest=lambda: _unchanged_manifest(spec, arguments.network_digest),
+        read_manifest=lambda: _unchanged_manifest(spec, arguments.network_digest if arguments else ""),
         kubeadm_ignores=kubeadm_ignores(opened.ignored),
-        cgroup_v1={name: host.cgroup_version == 1 for name, host in facts.hosts.items()},
+        hosts=facts.hosts,
+        short_before=short_before,
+        run_id=place.run_id,
+        by=who(),
     )

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from kops_py.connect.base import Cancel, Fleet
 from kops_py.engine.cancel import signals_cancel
-from kops_py.model.errors import ConfigError, KubeError
+from kops_py.model.errors import ConfigError, HostError, KubeError
 from kops_py.model.event import Event
 from kops_py.model.facts import Facts
 from kops_py.model.finding import Finding
 from kops_py.model.plan import Plan
 from kops_py.model.preflight import ProbeResults
 from kops_py.model.spec import ClusterSpec, CniType
+from kops_py.model.status import EtcdMember
 
 if TYPE_CHECKING:
     from kops_py.connect.kube_access import KubeAccess
@@ -127,6 +128,21 @@ class Session:
         except KubeError as error:
             return Facts(hosts=hosts, kube_problem=error)
         return Facts(hosts=hosts, kube=kube)
+
+    def observe_etcd(self, facts: Facts) -> tuple[EtcdMember, ...]:
+        """Ask etcd about its members through the first control plane that answers; empty when none does."""
+        from kops_py.observe.host_status import observe_etcd_cluster
+
+        for host in self.spec.control_planes:
+            if not facts.hosts[host.name].reachable:
+                continue
+            try:
+                found = observe_etcd_cluster(self.fleet.host(host.name))
+            except (HostError, ValueError):
+                continue
+            if found:
+                return found
+        return ()
 
     def probe(self, facts: Facts) -> ProbeResults:
         """Probe between hosts and towards the sources of packages and images; changes nothing."""

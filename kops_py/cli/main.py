@@ -24,6 +24,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "schema": ("kops_py.cli.files:schema", "Print the JSON Schema of cluster.yaml."),
     "preflight": ("kops_py.cli.preflight:preflight", "Look for what would stand in the way; changes nothing."),
     "bootstrap": ("kops_py.cli.bootstrap:bootstrap", "Build the cluster, or join what is missing."),
+    "upgrade": ("kops_py.cli.upgrade:upgrade", "Upgrade Kubernetes, node by node."),
     "status": ("kops_py.cli.status:status", "Show nodes, versions, etcd, certificates and cordons."),
     "kubeconfig": ("kops_py.cli.kubeconfig:kubeconfig", "Fetch the cluster's kubeconfig."),
 }

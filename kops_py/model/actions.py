@@ -161,6 +161,13 @@ class WaitNode(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class WaitWorkloads(Action):
+    """The gate after a node is back: no Deployment or StatefulSet lacks pods that did not before the run."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class RebootNode(Action):
     """Restart the operating system and wait for another boot id; ``boot_id`` is the one to be left."""
 

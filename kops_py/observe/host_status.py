@@ -41,8 +41,20 @@ def observe_host_status(host: Host, *, control_plane: bool) -> HostStatus:
     return HostStatus(certificates, etcd, tuple(problems))
 
 
+def observe_etcd_cluster(host: Host) -> tuple[EtcdMember, ...]:
+    """Ask through the member on this host about all members; empty when none runs here. Raises HostError, ValueError.
+
+    Members that do not answer are in it with their problem.
+    """
+    return _ask_etcd(host, whole_cluster=True)
+
+
 def _observe_etcd(host: Host) -> tuple[EtcdMember, ...]:
     """Ask the member on this host about itself; empty when no etcd runs here (external etcd). Raises ValueError."""
+    return tuple(m for m in _ask_etcd(host, whole_cluster=False) if m.name == host.name)
+
+
+def _ask_etcd(host: Host, *, whole_cluster: bool) -> tuple[EtcdMember, ...]:
     found = host.run(etcdctl.find_container_argv(), sudo=True, check=False, timeout_s=_TIMEOUT_S)
     container = etcdctl.parse_container_id(found.out)
     if container is None:
@@ -57,9 +69,8 @@ def _observe_etcd(host: Host) -> tuple[EtcdMember, ...]:
         answer = host.run(etcdctl.in_container(container, argv), sudo=True, check=False, timeout_s=_TIMEOUT_S)
         return answer.out if answer.out.strip() else answer.err
 
-    members = etcdctl.merge_members(
+    return etcdctl.merge_members(
         etcdctl.parse_member_list(ask(etcdctl.member_list_argv())),
-        etcdctl.parse_endpoint_status(ask(etcdctl.endpoint_status_argv())),
-        etcdctl.parse_endpoint_health(ask(etcdctl.endpoint_health_argv())),
+        etcdctl.parse_endpoint_status(ask(etcdctl.endpoint_status_argv(whole_cluster=whole_cluster))),
+        etcdctl.parse_endpoint_health(ask(etcdctl.endpoint_health_argv(whole_cluster=whole_cluster))),
     )
-    return tuple(m for m in members if m.name == host.name)

@@ -1,6 +1,6 @@
 """What upgrades and patches share: the order of nodes, the window, and the steps around the work on one node.
 
-The chain of a node, top to bottom: cordon, drain, the work, healthy, uncordon. A node that a person has cordoned is
+The chain of a node, top to bottom: cordon, drain, the work, healthy, uncordon, workloads back. A node that a person has cordoned is
 drained and worked on as well, and stays cordoned.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from kops_py.model.actions import CordonNode, DrainNode, UncordonNode, WaitNode
+from kops_py.model.actions import CordonNode, DrainNode, UncordonNode, WaitNode, WaitWorkloads
 from kops_py.model.cordon import read_cordon
 from kops_py.model.drain import DrainPolicy
 from kops_py.model.facts import Facts, NodeFacts
@@ -76,13 +76,22 @@ def chain(work: NodeWork, node: NodeFacts, rollout: Rollout, spec: ClusterSpec) 
         WaitNode(name, work.version, control_plane),
         timeouts.node_ready_s,
     )
-    back = Step(f"uncordon/{name}{tag}", name, "uncordon", UncordonNode(name), timeouts.api_request_s * 4)
+    back = (
+        Step(f"uncordon/{name}{tag}", name, "uncordon", UncordonNode(name), timeouts.api_request_s * 4),
+        Step(
+            f"settled/{name}{tag}",
+            name,
+            "wait until what was moved is available again",
+            WaitWorkloads(name),
+            timeouts.node_ready_s,
+        ),
+    )
     return (
         *work.before,
         *((leave[1:] if persons else leave) if work.steps else ()),
         *work.steps,
         gate,
-        *(() if persons or not (work.steps or ours) else (back,)),
+        *(() if persons or not (work.steps or ours) else back),
     )
 
 

@@ -124,7 +124,7 @@ def _hop(world: _World, version: Version) -> list[Wave]:
     ]
 
 
-_AFTER = ("healthy/", "uncordon/")
+_AFTER = ("healthy/", "uncordon/", "settled/")
 
 
 def _stage(world: _World, version: Version, names: list[str]) -> Wave:

@@ -101,6 +101,11 @@ def member_list_argv() -> tuple[str, ...]:
     return etcdctl_argv("member", "list")
 
 
+def move_leader_argv(member_id: int) -> tuple[str, ...]:
+    """Return the command that hands leadership to another member; it must be sent to the leader."""
+    return etcdctl_argv("move-leader", f"{member_id:x}")
+
+
 def health_argv(endpoint: str = LOCAL_ENDPOINT, *, timeout_s: int = 5, pki: str = PKI) -> tuple[str, ...]:
     """Return the HTTPS health check of a host without a crictl that can exec, for parse_health."""
     return (

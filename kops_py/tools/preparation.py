@@ -1,4 +1,4 @@
-"""Variables and digests of the playbooks prepare and load_balancer; pure."""
+"""Variables and digests of the playbooks prepare, stage and load_balancer; pure."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from kops_py.model.spec import ClusterSpec, HostSpec
+from kops_py.model.version import Version
 from kops_py.tools.containerd import sandbox_image
 
 PREPARE_PLAYBOOK = "prepare"
 LOAD_BALANCER_PLAYBOOK = "load_balancer"
+STAGE_PLAYBOOK = "stage"
 _ROLE_VARIABLE_PREFIX = "kops_"
 _API_SERVER_PORT = 6443
 
@@ -23,18 +25,39 @@ def prepare_variables(spec: ClusterSpec) -> dict[str, Any]:
     """
     kubernetes, containerd = spec.kubernetes, spec.containerd
     return {
-        "kops_kubernetes_version": kubernetes.version.bare,
-        "kops_kubernetes_minor": kubernetes.version.minor_text,
-        "kops_kubernetes_repository": kubernetes.repository,
-        "kops_kubernetes_repository_key": kubernetes.repository_key or "",
-        "kops_kubernetes_package_revision": kubernetes.package_revision or "*",
+        **_kubernetes_variables(spec, kubernetes.version),
         "kops_containerd_source": containerd.source.value,
         "kops_containerd_version": containerd.version or "",
         "kops_containerd_sandbox_image": sandbox_image(kubernetes.version, kubernetes.image_repository),
         "kops_containerd_mirrors": {name: list(urls) for name, urls in sorted(containerd.mirrors.items())},
-        "kops_images": kubernetes.images or "",
         "kops_ipv6": any(n.version == 6 for n in (*spec.network.pod_subnets, *spec.network.service_subnets)),
     }
+
+
+def _kubernetes_variables(spec: ClusterSpec, version: Version) -> dict[str, Any]:
+    kubernetes = spec.kubernetes
+    return {
+        "kops_kubernetes_version": version.bare,
+        "kops_kubernetes_minor": version.minor_text,
+        "kops_kubernetes_repository": kubernetes.repository,
+        "kops_kubernetes_repository_key": kubernetes.repository_key or "",
+        "kops_kubernetes_package_revision": kubernetes.package_revision or "*",
+        "kops_images": kubernetes.images or "",
+    }
+
+
+def stage_variables(spec: ClusterSpec, version: Version) -> dict[str, Any]:
+    """Return the variables of ``stage`` for a version, without the digest."""
+    return {**_kubernetes_variables(spec, version), "kops_containerd_source": spec.containerd.source.value}
+
+
+def stage_digest(spec: ClusterSpec, host: HostSpec, version: Version, playbooks_fingerprint: str) -> str:
+    """Return what identifies all that is staged on this host for a version."""
+    return _digest(
+        STAGE_PLAYBOOK,
+        {**_inventory_settings(host), **prepare_host_variables(spec, host), **stage_variables(spec, version)},
+        playbooks_fingerprint,
+    )
 
 
 def prepare_host_variables(spec: ClusterSpec, host: HostSpec) -> dict[str, Any]:

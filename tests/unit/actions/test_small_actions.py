@@ -373,7 +373,7 @@ def test_one_play_prepares_all_hosts_and_each_gets_its_own_error() -> None:
         }
     )
     errors = prepared(made, play)
-    assert play.asked["playbook"] == "prepare.yml"
+    assert play.asked["playbook"] == "prepare"
     assert play.asked["hosts"] == ["n1", "n2", "n3", "n4"]
     assert play.asked["variables"] == {"shared": 1}
     assert play.asked["host_variables"] == {n: {"own": n} for n in made.hosts}
@@ -400,7 +400,7 @@ def test_load_balancers_have_their_own_play_and_variables() -> None:
     made = stage(1, 1)
     play = Play({n: AnsibleHostResult(n, AnsibleStatus.OK) for n in made.hosts})
     assert set(prepared(made, play, ConfigureLoadBalancer).values()) == {None}
-    assert play.asked["playbook"] == "load_balancer.yml"
+    assert play.asked["playbook"] == "load_balancer"
     assert play.asked["variables"] == {"balancer": 1}
     assert play.asked["host_variables"]["n2"] == {"balancer_own": "n2"}
 

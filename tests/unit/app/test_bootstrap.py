@@ -144,7 +144,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(run_app, "load_spec", lambda _: made.spec)
     monkeypatch.setattr(app, "check_hosts", lambda *_: made.findings)
     monkeypatch.setattr(app, "bootstrap_arguments", arguments_for)
-    monkeypatch.setattr(app, "_deps", lambda *_: None)
+    monkeypatch.setattr(app, "make_deps", lambda *_: None)
     monkeypatch.setattr("kops_py.actions.perform.ClusterPerformer", lambda _deps: made.cluster)
     return made
 

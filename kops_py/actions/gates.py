@@ -1,0 +1,158 @@
+"""The gates of a rollout: a node that was worked on is healthy again, and nobody in the cluster was left hurt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from kops_py.actions.deps import Deps
+from kops_py.actions.waiting import remaining_s
+from kops_py.connect.base import JsonObject, KubeApi
+from kops_py.engine.run import StepContext
+from kops_py.model.actions import WaitNode
+from kops_py.model.errors import DeadlineError, HostError, KubeError
+from kops_py.model.facts import NodeFacts
+from kops_py.observe.cluster import (
+    MIRROR,
+    cluster_configuration,
+    dns_problems,
+    has_local_etcd,
+    node_facts,
+    pod_problem,
+    system_pod_problems,
+    unready_nodes,
+)
+from kops_py.observe.host_status import observe_etcd_cluster
+
+_POLL_S = 0.5
+_SYSTEM = "/api/v1/namespaces/kube-system"
+_SETTLE_POLL_S = 1.0
+
+
+def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
+    """Wait until the node is healthy at its version, with all that belongs to it.
+
+    That is: Ready, at the version, static pods (and etcd, every member) healthy, kube-proxy and all other DaemonSet
+    pods on it Ready, DNS available. Raises KubeError naming what is still lacking at the deadline.
+    """
+
+    def lacking() -> tuple[str, ...]:
+        problems = _node_problems(deps.kube.api(), action)
+        if not problems and action.control_plane:
+            problems = _etcd_problems(deps, action.node)
+        return problems
+
+    _wait(lacking, ctx, _POLL_S, f"{action.node} is not healthy")
+
+
+def _node_problems(api: KubeApi, action: WaitNode) -> tuple[str, ...]:
+    found = api.get_or_none(f"/api/v1/nodes/{action.node}")
+    if found is None:
+        return (f"{action.node} is not a node of the cluster",)
+    node = node_facts(found)
+    if problems := unready_nodes([node]):
+        return problems
+    if node.version.partition("+")[0] != action.version:
+        return (f"the kubelet of {node.name} still reports {node.version}",)
+    config = cluster_configuration(api.get_or_none(f"{_SYSTEM}/configmaps/kubeadm-config"))
+    pods = list(api.items("/api/v1/pods", params={"fieldSelector": f"spec.nodeName={node.name}"}))
+    return (
+        *system_pod_problems([node], pods, local_etcd=has_local_etcd(config), has_proxy=_has_proxy(api)),
+        *(_old_static_pods(node, pods, action.version) if action.control_plane else ()),
+        *_daemon_problems(pods),
+        *_dns_problems(api),
+    )
+
+
+def _has_proxy(api: KubeApi) -> bool:
+    return api.get_or_none("/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy") is not None
+
+
+def _dns_problems(api: KubeApi) -> tuple[str, ...]:
+    dns = api.get_or_none("/apis/apps/v1/namespaces/kube-system/deployments/coredns")
+    if dns is None:
+        return ()  # a cluster with another DNS
+    pods = api.items(f"{_SYSTEM}/pods", params={"labelSelector": "k8s-app=kube-dns"})
+    # Where its replicas fit only on nodes that are out of service, one must do until they are back.
+    return dns_problems(dns, pods, one_is_enough=True)
+
+
+def _old_static_pods(node: NodeFacts, pods: Collection[JsonObject], version: str) -> tuple[str, ...]:
+    """Name the static pods whose mirror still shows another version: the kubelet has not taken up the new one."""
+    found = []
+    for component in ("kube-apiserver", "kube-controller-manager", "kube-scheduler"):
+        pod = next((p for p in pods if p["metadata"]["name"] == f"{component}-{node.name}"), None)
+        image = str(((pod or {}).get("spec") or {}).get("containers", [{}])[0].get("image") or "")
+        if pod is not None and image.partition("@")[0].rpartition(":")[2].partition("+")[0] != version:
+            found.append(f"{component} on {node.name}: still {image}")
+    return tuple(found)
+
+
+def _daemon_problems(pods: Collection[JsonObject]) -> tuple[str, ...]:
+    found = []
+    for pod in pods:
+        metadata = pod["metadata"]
+        owners = metadata.get("ownerReferences") or []
+        if MIRROR in (metadata.get("annotations") or {}) or not any(o.get("kind") == "DaemonSet" for o in owners):
+            continue
+        if problem := pod_problem(pod):
+            found.append(f"{metadata['namespace']}/{metadata['name']}: {problem}")
+    return tuple(found)
+
+
+def _etcd_problems(deps: Deps, node: str) -> tuple[str, ...]:
+    try:
+        members = observe_etcd_cluster(deps.fleet.host(node))
+    except (HostError, ValueError) as error:
+        return (f"etcd through {node}: {error}",)
+    return tuple(f"etcd member {m.name}: {m.problem or 'not healthy'}" for m in members if not m.healthy)
+
+
+def unavailable_workloads(api: KubeApi) -> dict[str, str]:
+    """Return the Deployments and StatefulSets with fewer available pods than they want, and how many; raises KubeError."""
+    return {
+        name: f"{available} of {wanted} available" for name, available, wanted in _workloads(api) if available < wanted
+    }
+
+
+def _workloads(api: KubeApi) -> Iterator[tuple[str, int, int]]:
+    for kind, plural, counted in (
+        ("Deployment", "deployments", "availableReplicas"),
+        ("StatefulSet", "statefulsets", "readyReplicas"),
+    ):
+        for item in api.items(f"/apis/apps/v1/{plural}"):
+            metadata, status = item["metadata"], item.get("status") or {}
+            wanted = (item.get("spec") or {}).get("replicas")
+            name = f"{kind} {metadata['namespace']}/{metadata['name']}"
+            yield name, int(status.get(counted) or 0), 1 if wanted is None else int(wanted)
+
+
+def wait_workloads(deps: Deps, before: Collection[str], ctx: StepContext) -> None:
+    """Wait until no workload is short of pods that was not so ``before`` the run; raises KubeError at the deadline."""
+
+    def lacking() -> tuple[str, ...]:
+        now = unavailable_workloads(deps.kube.api())
+        return tuple(f"{name}: {how}" for name, how in sorted(now.items()) if name not in before)
+
+    _wait(lacking, ctx, _SETTLE_POLL_S, "workloads have not come back after the node was drained")
+
+
+def _wait(lacking: Callable[[], tuple[str, ...]], ctx: StepContext, poll_s: float, failure: str) -> None:
+    while True:
+        try:
+            problems = lacking()
+        except KubeError as error:
+            problems = (str(error),)
+        if not problems:
+            return
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        ctx.progress(problems[0] + more, waiting=True)
+        try:
+            remaining_s(ctx, problems[0])
+        except DeadlineError as error:
+            raise KubeError(
+                f"{failure} after {ctx.step.timeout_s:.0f} s",
+                where=ctx.step.node,
+                why="; ".join(problems[:6]),
+                hint="the node stays as it is; mend the cause, then run the same command again",
+            ) from error
+        ctx.cancel.wait(poll_s)
