@@ -6,9 +6,11 @@ local data would be lost, and pods that nothing would start again, are refused u
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from kops_py.model.selectors import matches
 from kops_py.model.workloads import PodFacts
 
 
@@ -77,3 +79,13 @@ def judge(pod: PodFacts, policy: DrainPolicy) -> Verdict:
     if pod.owner is None and not policy.force:
         return Verdict(pod, Fate.REFUSED, "has no controller: nothing would start it again")
     return Verdict(pod, Fate.EVICT)
+
+
+def group_number(pod: PodFacts, groups: Sequence[DrainGroup]) -> int:
+    """Return the place of the pod's group in the order of eviction; 0 is the unnamed one. Raises ValueError."""
+    for number, group in enumerate(groups, 1):
+        if group.namespaces and pod.namespace not in group.namespaces:
+            continue
+        if matches(group.selector, pod.labels):
+            return number
+    return 0

@@ -17,16 +17,21 @@ from typing import Any
 
 from kops_py.connect.base import JsonObject
 from kops_py.model.errors import KubeError
+from kops_py.model.selectors import matches
+from tests.fakes import pods
 
 _CLUSTER_WIDE = {
     "Namespace": "/api/v1/namespaces",
     "Node": "/api/v1/nodes",
+    "PersistentVolume": "/api/v1/persistentvolumes",
+    "VolumeAttachment": "/apis/storage.k8s.io/v1/volumeattachments",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
 }
 _NAMESPACED = {
     "ConfigMap": ("/api/v1", "configmaps"),
+    "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
     "Pod": ("/api/v1", "pods"),
     "Secret": ("/api/v1", "secrets"),
     "Service": ("/api/v1", "services"),
@@ -41,6 +46,8 @@ _NAMESPACED = {
     "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
 }
+_BUDGETS, _OLD_BUDGETS = "/apis/policy/v1/", "/apis/policy/v1beta1/"
+_WITH_STATUS = {"pods", "poddisruptionbudgets", "nodes"}
 _PATCH_TYPES = {"application/strategic-merge-patch+json", "application/merge-patch+json"}
 
 
@@ -63,6 +70,11 @@ class FakeKubeApi:
         self.closed = False
         self.calls: list[tuple[str, str]] = []
         """Verb and path of every call, in order; reads as well."""
+        self.bodies: list[JsonObject] = []
+        """What evictions and deletions brought, in order."""
+        self.pod_lists_until_gone: int | None = None
+        """After how many lists of pods one that was deleted is gone; None: when end_pods() says so."""
+        self._ending: dict[str, int] = {}
         self.unexpected: list[str] = []
         for item in objects:
             self.add(item)
@@ -87,6 +99,19 @@ class FakeKubeApi:
             item = self._objects[path]
             change(item)
             self._touch(item)
+
+    def end_pods(self, node: str = "") -> list[str]:
+        """Let the kubelets end the pods that are being deleted, but for those with finalizers; returns their names."""
+        with self._lock:
+            ended = [
+                where
+                for where, item in self._objects.items()
+                if item["kind"] == "Pod" and item["metadata"].get("deletionTimestamp")
+                if not item["metadata"].get("finalizers") and node in {"", item["spec"].get("nodeName")}
+            ]
+            for where in ended:
+                del self._objects[where]
+            return [where.rpartition("/")[2] for where in ended]
 
     def object(self, path: str) -> JsonObject | None:
         """Return an object without a call."""
@@ -136,6 +161,9 @@ class FakeKubeApi:
             self._enter("get", path)
             if params:
                 raise self._unexpected(f"get {path} with params {dict(params)}")
+            if path == "/api/v1":
+                return pods.discovery(self.version)
+            path = self._own_path(path)
             if path == "/version":
                 major, minor = self.version.lstrip("v").split(".")[:2]
                 return {"major": major, "minor": minor, "gitVersion": self.version}
@@ -153,32 +181,44 @@ class FakeKubeApi:
     def items(
         self, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None
     ) -> Iterator[JsonObject]:
-        """See KubeApi; knows labelSelector with ``=`` and fieldSelector with ``=``."""
+        """See KubeApi; knows fieldSelector with ``=`` and of resourceVersion only ``0``."""
         with self._lock:
             self._enter("items", path)
+            path, asked = self._own_path(path), dict(params or {})
             plural = self._collection(path)
-            unknown = set(params or {}) - {"labelSelector", "fieldSelector", "limit"}
-            if unknown:
-                raise self._unexpected(f"items {path} with params {sorted(unknown)}")
-            terms = self._terms(params or {})
+            unknown = set(asked) - {"labelSelector", "fieldSelector", "limit", "resourceVersion"}
+            if unknown or asked.get("resourceVersion", "0") != "0":
+                raise self._unexpected(f"items {path} with params {asked}")
+            terms, labels = self._terms(asked.get("fieldSelector", "")), asked.get("labelSelector", "")
             found = [
-                item
+                copy.deepcopy(item)
                 for where, item in self._objects.items()
                 if self._is_in(where, path, plural) and self._selected(item, terms)
+                if matches(labels, item["metadata"].get("labels") or {})
             ]
-            return iter(copy.deepcopy(found))
+            if plural == "pods":
+                self._age()
+            return iter(found)
 
     def create(self, path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
         """See KubeApi."""
         with self._lock:
             self._enter("create", path)
-            self._collection(path)
+            if path.endswith("/eviction"):
+                return self._evict(path, body)
+            path = self._own_path(path)
+            plural = self._collection(path)
             where = f"{path}/{body['metadata']['name']}"
             if where in self._objects:
                 raise _error(409, "AlreadyExists", where)
             if body["metadata"].get("resourceVersion"):
                 raise _error(400, "BadRequest", where)
-            self._objects[where] = self._stamp(copy.deepcopy(body))
+            made = copy.deepcopy(body)
+            if plural in _WITH_STATUS:
+                made["status"] = {"phase": "Pending"} if plural == "pods" else {}
+            if plural == "poddisruptionbudgets":
+                made["metadata"]["generation"] = 1
+            self._objects[where] = self._stamp(made)
             return copy.deepcopy(self._objects[where])
 
     def replace(self, path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
@@ -209,6 +249,9 @@ class FakeKubeApi:
             self._enter("patch", path)
             if content_type not in _PATCH_TYPES or not isinstance(body, dict):
                 raise self._unexpected(f"patch {path} with {content_type}")
+            path = self._own_path(path)
+            if path.endswith("/status") and path.split("/")[-3] in _WITH_STATUS:
+                path, body = path.removesuffix("/status"), {"status": body.get("status") or {}}
             current = self._found(path)
             wanted = (body.get("metadata") or {}).get("resourceVersion")
             if wanted and wanted != current["metadata"]["resourceVersion"]:
@@ -226,10 +269,8 @@ class FakeKubeApi:
                 current = self._found(path)
             except KubeError:
                 return False
-            for key, wanted in ((body or {}).get("preconditions") or {}).items():
-                if current["metadata"].get(key) != wanted:
-                    raise _error(409, "Conflict", path)
-            del self._objects[path]
+            self.bodies.append(copy.deepcopy(body or {}))
+            self._delete(path, current, body or {})
             return True
 
     def apply(self, manifest: JsonObject, *, field_manager: str = "kops-py") -> str:
@@ -270,6 +311,57 @@ class FakeKubeApi:
                 del self._faults[position]
                 raise error
 
+    def _own_path(self, path: str) -> str:
+        """Return the path under which budgets are kept, whichever version of them the server serves."""
+        served_old, served_new = "v1.25" > self._minor >= "v1.05", self._minor >= "v1.21"
+        if (path.startswith(_OLD_BUDGETS) and not served_old) or (path.startswith(_BUDGETS) and not served_new):
+            raise _error(404, "NotFound", path)
+        return path.replace(_OLD_BUDGETS, _BUDGETS, 1)
+
+    @property
+    def _minor(self) -> str:
+        major, minor = self.version.split(".")[:2]
+        return f"{major}.{minor:0>2}"
+
+    def _evict(self, path: str, body: JsonObject) -> JsonObject:
+        self.bodies.append(copy.deepcopy(body))
+        where = path.removesuffix("/eviction")
+        current = self._found(where)
+        if body.get("kind") != "Eviction" or body.get("apiVersion") not in pods.eviction_versions(self.version):
+            raise _error(400, "BadRequest", path)
+        if body["metadata"]["name"] != current["metadata"]["name"]:
+            raise _error(400, "BadRequest", path)
+        budgets = [o for o in self._objects.values() if o["kind"] == "PodDisruptionBudget"]
+        counted = pods.take_from_budget(current, budgets, self.version, path)
+        if counted is not None:
+            self._touch(counted)
+        self._delete(where, current, body.get("deleteOptions") or {})
+        return {"kind": "Status", "apiVersion": "v1", "status": "Success", "code": 201}
+
+    def _delete(self, path: str, current: JsonObject, options: JsonObject) -> None:
+        for key, wanted in (options.get("preconditions") or {}).items():
+            if current["metadata"].get(key) != wanted:
+                raise _error(409, "Conflict", path)
+        grace_s = pods.grace_period_s(current, options) if current["kind"] == "Pod" else 0
+        if grace_s or current["metadata"].get("finalizers"):
+            pods.mark_deleted(current, grace_s)
+            self._touch(current)
+            self._ending.setdefault(current["metadata"]["uid"], self.pod_lists_until_gone or 0)
+        else:
+            del self._objects[path]
+
+    def _age(self) -> None:
+        """Let pods that are being deleted come one list nearer to their end."""
+        if self.pod_lists_until_gone is None:
+            return
+        for where, item in list(self._objects.items()):
+            uid = item["metadata"]["uid"]
+            if uid not in self._ending or item["metadata"].get("finalizers"):
+                continue
+            self._ending[uid] -= 1
+            if self._ending[uid] <= 0:
+                del self._objects[where]
+
     def _found(self, path: str) -> JsonObject:
         if path in self._objects:
             return self._objects[path]
@@ -295,25 +387,23 @@ class FakeKubeApi:
             re.fullmatch(rf"{re.escape(base)}/namespaces/[a-z0-9-]+/{plural}", collection)
         )
 
-    def _terms(self, params: Mapping[str, str]) -> list[tuple[list[str], str | None]]:
-        """Return the selectors as key path and value (None: any); one not understood fails the test."""
-        found: list[tuple[list[str], str | None]] = []
-        for kind in ("labelSelector", "fieldSelector"):
-            for term in filter(None, params.get(kind, "").split(",")):
-                key, sign, value = term.partition("=")
-                if not re.fullmatch(r"[A-Za-z0-9./_-]+", key) or (kind == "fieldSelector" and not sign):
-                    raise self._unexpected(f"{kind} {term}")
-                way = ["metadata", "labels", key] if kind == "labelSelector" else key.split(".")
-                found.append((way, value.lstrip("=") if sign else None))
+    def _terms(self, selector: str) -> list[tuple[list[str], str]]:
+        """Return a fieldSelector as key paths and values; one not understood fails the test."""
+        found: list[tuple[list[str], str]] = []
+        for term in filter(None, selector.split(",")):
+            key, sign, value = term.partition("=")
+            if not re.fullmatch(r"[A-Za-z0-9./_-]+", key) or not sign:
+                raise self._unexpected(f"fieldSelector {term}")
+            found.append((key.split("."), value.lstrip("=")))
         return found
 
     @staticmethod
-    def _selected(item: JsonObject, terms: list[tuple[list[str], str | None]]) -> bool:
+    def _selected(item: JsonObject, terms: list[tuple[list[str], str]]) -> bool:
         for way, wanted in terms:
             found: Any = item
             for part in way:
                 found = (found or {}).get(part)
-            if found is None or (wanted is not None and found != wanted):
+            if found != wanted:
                 return False
         return True
 
