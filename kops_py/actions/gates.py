@@ -12,7 +12,6 @@ from kops_py.model.actions import WaitNode
 from kops_py.model.errors import DeadlineError, HostError, KubeError
 from kops_py.model.facts import NodeFacts
 from kops_py.observe.cluster import (
-    MIRROR,
     cluster_configuration,
     dns_problems,
     has_local_etcd,
@@ -22,6 +21,7 @@ from kops_py.observe.cluster import (
     unready_nodes,
 )
 from kops_py.observe.host_status import observe_etcd_cluster
+from kops_py.observe.pods import MIRROR
 
 _POLL_S = 0.5
 _SYSTEM = "/api/v1/namespaces/kube-system"
@@ -108,10 +108,8 @@ def _etcd_problems(deps: Deps, node: str) -> tuple[str, ...]:
 
 
 def unavailable_workloads(api: KubeApi) -> dict[str, str]:
-    """Return the Deployments and StatefulSets with fewer available pods than they want, and how many; raises KubeError."""
-    return {
-        name: f"{available} of {wanted} available" for name, available, wanted in _workloads(api) if available < wanted
-    }
+    """Return the Deployments and StatefulSets with fewer available pods than they want; raises KubeError."""
+    return {name: f"{there} of {wanted} available" for name, there, wanted in _workloads(api) if there < wanted}
 
 
 def _workloads(api: KubeApi) -> Iterator[tuple[str, int, int]]:

@@ -110,9 +110,8 @@ def make_rollout(spec: ClusterSpec, given: RolloutSettings) -> Rollout:
     from kops_py.runbooks.rollout import Rollout
 
     own = spec.maintenance
-    maintenance = (
-        own if given.max_unavailable is None else dataclasses.replace(own, max_unavailable=given.max_unavailable)
-    )
+    if given.max_unavailable is not None:
+        own = dataclasses.replace(own, max_unavailable=given.max_unavailable)
     drain: DrainPolicy = dataclasses.replace(
         own.drain,
         timeout_s=own.drain.timeout_s if given.drain_timeout_s is None else given.drain_timeout_s,
@@ -124,7 +123,7 @@ def make_rollout(spec: ClusterSpec, given: RolloutSettings) -> Rollout:
     workers = len(spec.workers)
     return Rollout(
         drain=drain,
-        window=max(1, workers) if given.all_at_once else maintenance.window(workers),
+        window=max(1, workers) if given.all_at_once else own.window(workers),
         max_failures=own.max_failures if given.max_failures is None else given.max_failures,
         canary=given.canary,
         limit=spec.limit or frozenset(),

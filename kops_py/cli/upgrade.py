@@ -7,39 +7,41 @@ from typing import Any
 
 import click
 
+from kops_py.app.run import RunResult
+from kops_py.app.session import Confirm, Emit, Settings
 from kops_py.app.upgrade import RolloutSettings, run_upgrade
 from kops_py.cli.options import F, host_options, inventory_options, output_option, plan_options, settings_from
 from kops_py.cli.planned import run_planned
 from kops_py.model.version import Version, facts_of
 
 
-class VersionType(click.ParamType):
-    """A Kubernetes release, as in v1.31.2."""
-
-    name = "version"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Version:
-        """See click.ParamType."""
-        if isinstance(value, Version):
-            return value
-        try:
-            version = Version.parse(str(value))
-            facts_of(version)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return version
+def _version(_context: click.Context, _option: click.Parameter, text: str | None) -> Version | None:
+    """Read a release such as v1.31.2."""
+    if text is None:
+        return None
+    try:
+        version = Version.parse(text)
+        facts_of(version)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return version
 
 
-class CountOrShare(click.ParamType):
-    """A number of nodes, or a percentage."""
+def _versions(context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[int, Version]:
+    """Read releases, one of each minor."""
+    found: dict[int, Version] = {}
+    for text in texts:
+        version = _version(context, option, text)
+        if version is not None and found.setdefault(version.minor, version) != version:
+            raise click.BadParameter(f"{found[version.minor]} and {version} are of the same minor")
+    return found
 
-    name = "number|percent"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """See click.ParamType."""
-        if not re.fullmatch(r"[1-9][0-9]{0,5}%?", str(value)):
-            self.fail(f"{value!r} is neither a number of nodes nor a percentage such as 25%", param, ctx)
-        return str(value)
+def _count_or_share(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    """Read a number of nodes, or a percentage."""
+    if text is not None and not re.fullmatch(r"[1-9][0-9]{0,5}%?", text):
+        raise click.BadParameter(f"{text!r} is neither a number of nodes nor a percentage such as 25%")
+    return text
 
 
 def rollout_options(command: F) -> F:
@@ -57,10 +59,13 @@ def rollout_options(command: F) -> F:
         click.option("--grace-period", type=click.IntRange(min=0), metavar="SECONDS", help="in place of the pods' own"),
         click.option("--drain-timeout", type=click.FloatRange(min=1), metavar="SECONDS", help="for one node"),
         click.option("--canary", type=click.IntRange(min=0), default=0, help="workers that go first, one at a time"),
+        click.option("--max-failures", type=click.IntRange(min=0), help="workers that may fail before it stops"),
         click.option(
-            "--max-failures", type=click.IntRange(min=0), help="workers that may fail before nothing new begins"
+            "--max-unavailable",
+            callback=_count_or_share,
+            metavar="N|N%",
+            help="workers at once",
         ),
-        click.option("--max-unavailable", type=CountOrShare(), help="workers at once  [default: cluster.yaml's, or 1]"),
         click.option(
             "--strategy",
             type=click.Choice(["rolling", "all-at-once"]),
@@ -89,19 +94,20 @@ def rollout_settings(given: dict[str, Any]) -> RolloutSettings:
 
 
 @click.command()
-@click.option("--to", "target", type=VersionType(), help="release to upgrade to  [default: cluster.yaml's]")
-@click.option("--via", type=VersionType(), multiple=True, help="release of a minor in between; one for each")
+@click.option(
+    "--to", "target", callback=_version, metavar="VERSION", help="release to reach; not given: cluster.yaml's"
+)
+@click.option("--via", callback=_versions, metavar="VERSION", multiple=True, help="release of each minor in between")
 @rollout_options
 @inventory_options
 @output_option
 @host_options
 @plan_options
-def upgrade(output: str, verbose: bool, target: Version | None, via: tuple[Version, ...], **given: Any) -> int:
+def upgrade(output: str, verbose: bool, target: Version | None, via: dict[int, Version], **given: Any) -> int:
     """Upgrade the cluster: control planes one at a time, then the workers; nothing is done twice."""
     rollout = rollout_settings(given)
-    hops = {version.minor: version for version in via}
 
-    def run(settings: Any, emit: Any, confirm: Any) -> Any:
-        return run_upgrade(settings, emit, confirm, target=target, via=hops, rollout=rollout)
+    def run(settings: Settings, emit: Emit, confirm: Confirm) -> RunResult:
+        return run_upgrade(settings, emit, confirm, target=target, via=via, rollout=rollout)
 
     return run_planned(run, settings_from(**given), output, verbose=verbose, done="is upgraded: {steps} steps")

@@ -1,7 +1,7 @@
 """What upgrades and patches share: the order of nodes, the window, and the steps around the work on one node.
 
-The chain of a node, top to bottom: cordon, drain, the work, healthy, uncordon, workloads back. A node that a person has cordoned is
-drained and worked on as well, and stays cordoned.
+The chain of a node, top to bottom: cordon, drain, the work, healthy, uncordon, workloads back. A node that a person
+has cordoned is drained and worked on as well, and stays cordoned.
 """
 
 from __future__ import annotations
