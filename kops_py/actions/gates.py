@@ -26,6 +26,7 @@ from kops_py.observe.pods import MIRROR
 _POLL_S = 0.5
 _SYSTEM = "/api/v1/namespaces/kube-system"
 _SETTLE_POLL_S = 1.0
+_KUBE_PROXY = "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
 
 
 def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
@@ -42,6 +43,30 @@ def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
         return problems
 
     _wait(lacking, ctx, _POLL_S, f"{action.node} is not healthy")
+
+
+def wait_addons(deps: Deps, ctx: StepContext) -> None:
+    """Wait until kube-proxy and DNS are rolled out after kubeadm changed them; raises KubeError at the deadline.
+
+    Before any kubelet is restarted: one that is restarted while a pod of the rollout is ending may leave it so for
+    minutes (seen with v1.20.2: the pod worker of a terminating pod is not picked up again).
+    """
+    _wait(lambda: _rollout_problems(deps.kube.api()), ctx, _POLL_S, "the add-ons are not rolled out")
+
+
+def _rollout_problems(api: KubeApi) -> tuple[str, ...]:
+    found = list(_dns_problems(api))
+    proxy = api.get_or_none(_KUBE_PROXY)
+    if proxy is None:
+        return tuple(found)
+    status, observed = proxy.get("status") or {}, (proxy.get("status") or {}).get("observedGeneration") or 0
+    nodes = [node_facts(o) for o in api.items("/api/v1/nodes")]
+    # a node that is down keeps its old pod; it is not waited for
+    wanted = min(sum(n.ready for n in nodes), int(status.get("desiredNumberScheduled") or 0))
+    fresh, ready = int(status.get("updatedNumberScheduled") or 0), int(status.get("numberReady") or 0)
+    if observed < int(proxy["metadata"].get("generation") or 0) or fresh < wanted or ready < wanted:
+        found.append(f"kube-proxy: {fresh} of {wanted} pods are new, {ready} Ready")
+    return tuple(found)
 
 
 def _node_problems(api: KubeApi, action: WaitNode) -> tuple[str, ...]:
@@ -64,7 +89,7 @@ def _node_problems(api: KubeApi, action: WaitNode) -> tuple[str, ...]:
 
 
 def _has_proxy(api: KubeApi) -> bool:
-    return api.get_or_none("/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy") is not None
+    return api.get_or_none(_KUBE_PROXY) is not None
 
 
 def _dns_problems(api: KubeApi) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ def cordon_node(deps: Deps, action: CordonNode, ctx: StepContext) -> None:
 def drain_node(deps: Deps, action: DrainNode, ctx: StepContext) -> None:
     """Drain a node and say what it took; raises what ``drain`` raises."""
     report = drain(deps.kube, action.node, action.policy, ctx)
-    ctx.emit(Note(message=str(report), node=action.node))
+    ctx.journal("drained", **report.to_json())
+    ctx.emit(Note(message=report.summary(), node=action.node))
 
 
 def uncordon_node(deps: Deps, action: UncordonNode, ctx: StepContext) -> None:

@@ -101,6 +101,8 @@ class ClusterPerformer:
                 kubeadm.verify_member(self._deps, node, True, ctx)
             case JoinNode(node=node, control_plane=control_plane):
                 kubeadm.verify_member(self._deps, node, control_plane, ctx)
+            case UpgradeWithKubeadm(control_plane=True):
+                gates.wait_addons(self._deps, ctx)
             case RestartApiServer(node=node):
                 api_server.verify_restarted(self._deps, node, ctx)
             case RevokeJoinSecrets():

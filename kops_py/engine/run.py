@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from kops_py.connect.base import Cancel
@@ -20,6 +21,10 @@ from kops_py.engine.journal import Journal
 from kops_py.model.errors import CancelledError, DeadlineError, KopsError, PlanChangedError
 from kops_py.model.event import Emit, StepFinished, StepProgress, StepResult, StepStarted, WaveStarted
 from kops_py.model.plan import Plan, Step, Wave, unexpected_steps
+
+
+def _no_journal(_kind: str, **_values: object) -> None:
+    """Take a record and keep it nowhere."""
 
 
 @dataclass(slots=True)
@@ -30,6 +35,8 @@ class StepContext:
     cancel: Cancel
     emit: Emit
     deadline_at: float
+    journal: Callable[..., None] = _no_journal
+    """Writes a record of this step's own kind into the journal; no value may hold a secret."""
 
     def remaining_s(self) -> float:
         """Return the seconds left; raises CancelledError and DeadlineError."""
@@ -160,7 +167,8 @@ class Engine:
         return any(self._outcome.results.get(s.id) is StepResult.FAILED for s in steps if s.node == "")
 
     def _context(self, step: Step) -> StepContext:
-        return StepContext(step, self._cancel, self._emit, time.monotonic() + step.timeout_s)
+        write = partial(self._journal.write, step=step.id)
+        return StepContext(step, self._cancel, self._emit, time.monotonic() + step.timeout_s, write)
 
     def _run_step(self, step: Step) -> bool:
         """Check, apply and verify one step; False when the chain must end."""

@@ -156,7 +156,8 @@ def _work(world: _World, host: HostSpec, node: NodeFacts, version: Version, *, a
     if kubeadm_pending:
         action = UpgradeWithKubeadm(name, str(version), apply, host.is_control_plane)
         command = f"kubeadm upgrade apply {version}" if apply else "kubeadm upgrade node"
-        more = ("etcd's leadership is moved away first, if it is here",) if host.is_control_plane else ()
+        several = host.is_control_plane and len(world.spec.control_planes) > 1 and not world.spec.external_etcd
+        more = ("etcd's leadership is moved away first, if it is here",) if several else ()
         limit_s = timeouts.kubeadm_s * (2 if host.is_control_plane else 1)
         before.append(Step(f"upgrade/{name}@{version}", name, command, action, limit_s, more))
     steps: tuple[Step, ...] = ()
