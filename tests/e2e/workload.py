@@ -39,12 +39,30 @@ def load_image(bed: Bed, names: Sequence[str]) -> None:
         bed.node(name).exec(f"ctr -n k8s.io images import {_PLACE} && rm {_PLACE}")
 
 
-def deploy(bed: Bed, names: Sequence[str], *, replicas: int = REPLICAS, on: str = "n1", deadline_s: float = 60) -> None:
-    """Apply the Deployment and its NodePort Service; wait until all replicas are available and answer everywhere.
+def deploy(
+    bed: Bed,
+    names: Sequence[str],
+    *,
+    replicas: int = REPLICAS,
+    grace_s: int = 1,
+    min_available: int | None = None,
+    on: str = "n1",
+    deadline_s: float = 60,
+) -> None:
+    """Apply the Deployment, its NodePort Service and, when asked, a disruption budget.
+
+    Waits until all replicas are available and answer everywhere. A pod answers for ``grace_s`` after it was told to
+    end, as a well-behaved server does.
 
     kube-proxy follows the Service a moment after the pods are available.
     """
-    documents = {"apiVersion": "v1", "kind": "List", "items": [_deployment(replicas), _service()]}
+    documents: dict[str, object] = {
+        "apiVersion": "v1",
+        "kind": "List",
+        "items": [_deployment(replicas, grace_s), _service()],
+    }
+    if min_available is not None:
+        documents["items"].append(_budget(min_available))
     bed.kubectl("apply -f -", on=on, stdin=json.dumps(documents))
     bed.node(on).exec(
         f"kubectl --kubeconfig {KUBECONFIG} rollout status deployment/echo --timeout={deadline_s:.0f}s",
@@ -92,7 +110,7 @@ def _check(asker: str, found: dict[str, dict[str, str]]) -> set[str]:
     return {answer["node"] for answer in found.values()}
 
 
-def _deployment(replicas: int) -> dict[str, object]:
+def _deployment(replicas: int, grace_s: int) -> dict[str, object]:
     def field(name: str, path: str) -> dict[str, object]:
         return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
@@ -128,10 +146,19 @@ def _deployment(replicas: int) -> dict[str, object]:
                     "containers": [container],
                     "tolerations": tolerations,
                     "topologySpreadConstraints": [spread],
-                    "terminationGracePeriodSeconds": 1,
+                    "terminationGracePeriodSeconds": grace_s,
                 },
             },
         },
+    }
+
+
+def _budget(min_available: int) -> dict[str, object]:
+    return {
+        "apiVersion": "policy/v1beta1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "echo"},
+        "spec": {"minAvailable": min_available, "selector": {"matchLabels": {"app": "echo"}}},
     }
 
 

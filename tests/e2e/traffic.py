@@ -1,0 +1,52 @@
+"""Somebody who uses the workload all the time, on every node's address in turn, and notices each failure."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import urllib.request
+from collections.abc import Sequence
+from types import TracebackType
+
+from tests.e2e.bed import Bed
+from tests.e2e.workload import NODE_PORT
+
+_EVERY_S = 0.1
+_TIMEOUT_S = 3.0
+
+
+class Traffic:
+    """Asks from entering to leaving the block; ``failures`` are (seconds since the start, address, error)."""
+
+    def __init__(self, bed: Bed, names: Sequence[str]) -> None:
+        self._addresses = [bed.node(name).ip for name in names]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask, name="traffic", daemon=True)
+        self.asked = 0
+        self.failures: list[tuple[float, str, str]] = []
+
+    def __enter__(self) -> Traffic:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def __str__(self) -> str:
+        return f"{len(self.failures)} of {self.asked} requests failed"
+
+    def _ask(self) -> None:
+        started = time.monotonic()
+        for address in itertools.cycle(self._addresses):
+            if self._stop.wait(_EVERY_S):
+                return
+            self.asked += 1
+            try:
+                with urllib.request.urlopen(f"http://{address}:{NODE_PORT}/", timeout=_TIMEOUT_S) as answer:
+                    answer.read()
+            except OSError as error:
+                self.failures.append((round(time.monotonic() - started, 1), address, str(error)))
