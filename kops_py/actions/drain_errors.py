@@ -109,7 +109,8 @@ def not_done(
 def volumes_left(node: str, volumes: Sequence[str], after_s: float) -> KubeError:
     """Return the error for volumes that were not detached in time."""
     return KubeError(
-        f"{len(volumes)} volumes of pods that are gone are still attached to {node} after {after_s:.0f} s",
+        f"{len(volumes)} {'volume' if len(volumes) == 1 else 'volumes'} of pods that are gone "
+        f"{'is' if len(volumes) == 1 else 'are'} still attached to {node} after {after_s:.0f} s",
         where=f"node {node}",
         why=listed(volumes),
         hint=f"kubectl get volumeattachments | grep {node}; look at the storage's controller; then run the same "
