@@ -179,6 +179,9 @@ class Kubelet:
     most: int = 0
     """The most pods that were seen ending at the same time."""
     pause_s: float = 0.05
+    end_after_s: float = 0.0
+    """How long a pod takes to end."""
+    _seen: dict[str, float] = field(default_factory=dict)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Kubelet:
@@ -200,7 +203,9 @@ class Kubelet:
                 ending = [p for p in pods if p["metadata"].get("deletionTimestamp")]
                 self.most = max(self.most, len(ending))
                 for pod in ending:
-                    self._end(pod)
+                    seen = self._seen.setdefault(pod["metadata"]["uid"], time.monotonic())
+                    if time.monotonic() - seen >= self.end_after_s:
+                        self._end(pod)
             except KubeError:
                 continue
 
@@ -209,4 +214,5 @@ class Kubelet:
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
         body = {"gracePeriodSeconds": 0, "preconditions": {"uid": metadata["uid"]}}
         self.api.delete(path, body=body)
+        self._seen.pop(metadata["uid"], None)
         self.ended.append(f"{metadata['namespace']}/{metadata['name']}")
