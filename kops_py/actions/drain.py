@@ -269,13 +269,14 @@ class _Drain:
             ]
             self._say("; ".join(texts[:3]) + (f"; and {len(texts) - 3} more" if len(texts) > 3 else ""), waiting=True)
             return
+        tried = [t for t in roster.going.values() if t.last and not t.accepted and not t.in_flight]
+        troubled = [t for t in tried if t.last and t.last.answer in (Answer.NAMESPACE, Answer.UNANSWERED)]
         ending = [t.pod.id for t in roster.going.values() if t.accepted]
-        others = [t.last.why for t in roster.going.values() if t.last and t.last.answer is Answer.NAMESPACE]
-        if ending:
+        if troubled and troubled[0].last:
+            self._say(f"pod {troubled[0].pod.id}: {troubled[0].last.why}", waiting=True)
+        elif ending:
             count = f"{len(ending)} {'pod' if len(ending) == 1 else 'pods'}"
             self._say(f"{count} to end ({drain_errors.listed(ending, 1)})", waiting=True)
-        elif others:
-            self._say(others[0], waiting=True)
 
     def _say(self, message: str, *, waiting: bool = False) -> None:
         if message != self._said:

@@ -94,7 +94,9 @@ def not_done(
     if not_tried := [t for t in untried if t.group == current]:
         why.append(f"not tried yet: {listed([t.pod.id for t in not_tried])}")
     if roster.latecomers:
-        why.append(f"{roster.latecomers} pods came to the node meanwhile: they tolerate its cordon")
+        why.append(
+            f"{roster.latecomers} pods came to the node meanwhile: they tolerate its cordon, or somebody uncordoned it"
+        )
     if trouble:
         why.append(trouble)
     return KubeError(

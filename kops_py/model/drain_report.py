@@ -47,14 +47,14 @@ class DrainReport:
         if self.bypassed_budgets:
             found.append(f"disruption budgets were not asked: {_pods(self.deleted, 'deleted, not evicted')}")
         if self.without_controller:
-            found.append(_pods(self.without_controller, "removed for good: nothing starts them again"))
+            found.append(_pods(self.without_controller, "removed without a controller that starts it again"))
         if self.lost_empty_dirs:
             found.append(_pods(self.lost_empty_dirs, "removed with the data of their emptyDir volumes"))
         return tuple(found)
 
     def summary(self) -> str:
         """Say it in one line."""
-        parts = [f"{len(self.evicted)} pods evicted, {len(self.deleted)} deleted, {len(self.stayed)} stay"]
+        parts = [f"pods: {len(self.evicted)} evicted, {len(self.deleted)} deleted, {len(self.stayed)} stayed"]
         parts += [
             f"waited {seconds:.0f} s for {what}"
             for seconds, what in (

@@ -194,7 +194,8 @@ def test_a_namespace_that_is_being_deleted(bed: Bed) -> None:
     """No namespace controller runs here: the test plays it, some time after the namespace began to end."""
     bed.pods(3)
     assert bed.cluster.api.delete(f"/api/v1/namespaces/{bed.cluster.namespace}")
-    told = f"namespace {bed.cluster.namespace} is being deleted"
+    space = bed.cluster.namespace
+    told = f"pod {space}/web-000: namespace {space} is being deleted"
 
     def controller() -> None:
         bed.cluster.wait_for(lambda: told in bed.said, "the wait to be told")

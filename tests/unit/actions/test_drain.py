@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -66,7 +67,7 @@ class Scene:
     def evicted_names(self) -> list[str]:
         return [path.split("/")[-2] for verb, path in self.api.calls if verb == "create" and path.endswith("/eviction")]
 
-    def fails(self, **policy: object) -> KubeError:
+    def fails(self, **policy: Any) -> KubeError:
         with pytest.raises(KubeError) as caught:
             self.drain(**policy)
         assert caught.value.code is ExitCode.KUBERNETES
@@ -113,7 +114,7 @@ def test_what_goes_and_what_stays(scene: Scene) -> None:
     assert report.duration_s > 0
     assert sorted(scene.evicted_names()) == ["web-0", "web-1"]
     assert report.to_json()["stayed"][0] == {"pod": "shop/agent", "why": "DaemonSet"}
-    assert "2 pods evicted, 3 deleted, 2 stay" in report.summary()
+    assert "pods: 2 evicted, 3 deleted, 2 stayed" in report.summary()
 
 
 def test_an_empty_node_and_one_that_is_not_there(scene: Scene) -> None:
@@ -284,7 +285,7 @@ def test_a_namespace_that_is_being_deleted_takes_its_pods_along(scene: Scene) ->
     report = scene.drain()
     timer.join()
     assert report.went == ("shop/web-0",)
-    assert "namespace shop is being deleted" in scene.said
+    assert "pod shop/web-0: namespace shop is being deleted" in scene.said
     scene.shop.pod("web-1")
     assert "namespace shop is being deleted" in scene.fails(timeout_s=0.3).why
 
@@ -301,6 +302,16 @@ def test_an_api_server_that_is_away_is_ridden_out(scene: Scene, status: int) -> 
     assert len(report.evicted) == 5
     assert scene.asked >= 4
     assert any("the API does not answer" in s for s in scene.said)
+
+
+def test_a_webhook_that_fails_is_told_and_named_in_the_end(scene: Scene) -> None:
+    scene.shop.pod("web-0")
+    scene.api.fail(
+        "create", "/eviction$", KubeError("answered 500", why="failed calling webhook x", status=500), times=999
+    )
+    error = scene.fails(timeout_s=0.4)
+    assert error.why == "shop/web-0: answered 500: failed calling webhook x"
+    assert "pod shop/web-0: answered 500: failed calling webhook x" in scene.said
 
 
 def test_the_first_look_is_not_repeated_by_the_drain(scene: Scene) -> None:
@@ -327,7 +338,8 @@ def test_no_right_to_list_ends_it(scene: Scene) -> None:
 def test_a_lost_answer_does_no_harm(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.shop.pod("web-0")
     scene.api.pod_lists_until_gone = 3
-    create, lost = scene.api.create, []
+    create = scene.api.create
+    lost: list[str] = []
 
     def lose(path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
         made = create(path, body)
@@ -375,7 +387,11 @@ def test_pods_that_come_late_are_found(scene: Scene) -> None:
 
 def test_a_refused_pod_that_comes_late_is_told_after_the_others_went(scene: Scene) -> None:
     scene.shop.pod("web-0")
-    scene.api.before("create", "/eviction$", lambda: scene.shop.pod("alone", owner=None) and None)
+
+    def come() -> None:
+        scene.shop.pod("alone", owner=None)
+
+    scene.api.before("create", "/eviction$", come)
     error = scene.fails()
     assert "came while it was drained" in error.what
     assert "shop/alone" in error.why
@@ -494,7 +510,12 @@ class TestVolumes:
             path = shop.attachment(claim, volume)
         owed = path.replace("cache", "data")
         self.in_use(scene, "data", "cache")
-        timer = threading.Timer(0.3, lambda: (scene.api.remove(owed), self.in_use(scene, "cache")))
+
+        def detach() -> None:
+            scene.api.remove(owed)
+            self.in_use(scene, "cache")
+
+        timer = threading.Timer(0.3, detach)
         timer.start()
         report = scene.drain()
         timer.join()

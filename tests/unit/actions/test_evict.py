@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from kops_py.actions.evict import Answer, budgets_of, delete, evict, eviction_version, read_answer
@@ -83,14 +86,12 @@ def test_gone_and_replaced(remove: object) -> None:
     assert remove(api, made, grace_period_s=None, timeout_s=5).answer is Answer.UNANSWERED, "it is still the same pod"
 
 
-def answer(status: int, message: str = "", reason: str = "", **details: object) -> KubeError:
-    import json
-
+def answer(status: int, message: str = "", reason: str = "", **details: Any) -> KubeError:
     body = {"kind": "Status", "status": "Failure", "message": message, "reason": reason, "details": details}
     return status_error("POST", "/x", status, json.dumps(body).encode(), server="https://api")
 
 
-def cause(reason: str, message: str) -> dict[str, object]:
+def cause(reason: str, message: str) -> dict[str, Any]:
     return {"causes": [{"reason": reason, "message": message}]}
 
 
