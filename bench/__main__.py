@@ -62,6 +62,7 @@ BENCHES = (
     Bench("ssh_fanout", "A command on many hosts", 2400),
     Bench("preflight", "A look at five hosts", 900),
     Bench("bootstrap", "Bootstrap of a cluster", 5400),
+    Bench("drain", "A node with 100 pods drained", 1200),
 )
 
 

@@ -28,8 +28,8 @@ from kops_py.model.workloads import PodFacts
 from kops_py.observe.pods import pods_on_node
 
 _PARALLEL = 32
-_REQUEST_S = 15.0
-"""For one request, within the drain's own deadline."""
+_REQUEST_S, _REQUEST_AGAIN_S = 5.0, 15.0
+"""For one request, repetitions by the connector included: a first one short, so that an outage is told soon."""
 _LAST_LOOK_S = 5.0
 """After the deadline, to tell what holds the pods that are left."""
 _FIRST_POLL_S, _POLL_S, _MANY_POLL_S, _MANY = 0.2, 0.5, 1.0, 250
@@ -189,7 +189,7 @@ class _Drain:
                 break
             if seen is not None:
                 names = seen.owed or seen.unknown
-                self._say(f"{len(names)} volumes to be detached: {drain_errors.listed(names, 3)}", waiting=True)
+                self._say(f"volumes to be detached: {drain_errors.listed(names, 3)}", waiting=True)
             self._pause(min(_VOLUMES_POLL_S, max(until - time.monotonic(), 0.0)))
         return time.monotonic() - begun, seen.unknown
 
@@ -217,7 +217,8 @@ class _Drain:
         return answer
 
     def _request_s(self, until: float | None = None) -> float:
-        return max(min(_REQUEST_S, (self._deadline if until is None else until) - time.monotonic()), 0.5)
+        limit_s = _REQUEST_AGAIN_S if self._trouble else _REQUEST_S
+        return max(min(limit_s, (self._deadline if until is None else until) - time.monotonic()), 0.5)
 
     def _pause(self, pause_s: float) -> None:
         if self._ctx.cancel.wait(pause_s):
@@ -268,12 +269,14 @@ class _Drain:
             ]
             self._say("; ".join(texts[:3]) + (f"; and {len(texts) - 3} more" if len(texts) > 3 else ""), waiting=True)
             return
+        tried = [t for t in roster.going.values() if t.last and not t.accepted and not t.in_flight]
+        troubled = [t for t in tried if t.last and t.last.answer in (Answer.NAMESPACE, Answer.UNANSWERED)]
         ending = [t.pod.id for t in roster.going.values() if t.accepted]
-        others = [t.last.why for t in roster.going.values() if t.last and t.last.answer is Answer.NAMESPACE]
-        if ending:
-            self._say(f"{len(ending)} pods to end ({drain_errors.listed(ending, 1)})", waiting=True)
-        elif others:
-            self._say(others[0], waiting=True)
+        if troubled and troubled[0].last:
+            self._say(f"pod {troubled[0].pod.id}: {troubled[0].last.why}", waiting=True)
+        elif ending:
+            count = f"{len(ending)} {'pod' if len(ending) == 1 else 'pods'}"
+            self._say(f"{count} to end ({drain_errors.listed(ending, 1)})", waiting=True)
 
     def _say(self, message: str, *, waiting: bool = False) -> None:
         if message != self._said:

@@ -94,7 +94,9 @@ def not_done(
     if not_tried := [t for t in untried if t.group == current]:
         why.append(f"not tried yet: {listed([t.pod.id for t in not_tried])}")
     if roster.latecomers:
-        why.append(f"{roster.latecomers} pods came to the node meanwhile: they tolerate its cordon")
+        why.append(
+            f"{roster.latecomers} pods came to the node meanwhile: they tolerate its cordon, or somebody uncordoned it"
+        )
     if trouble:
         why.append(trouble)
     return KubeError(
@@ -109,7 +111,8 @@ def not_done(
 def volumes_left(node: str, volumes: Sequence[str], after_s: float) -> KubeError:
     """Return the error for volumes that were not detached in time."""
     return KubeError(
-        f"{len(volumes)} volumes of pods that are gone are still attached to {node} after {after_s:.0f} s",
+        f"{len(volumes)} {'volume' if len(volumes) == 1 else 'volumes'} of pods that are gone "
+        f"{'is' if len(volumes) == 1 else 'are'} still attached to {node} after {after_s:.0f} s",
         where=f"node {node}",
         why=listed(volumes),
         hint=f"kubectl get volumeattachments | grep {node}; look at the storage's controller; then run the same "

@@ -43,7 +43,7 @@ class _Gate:
     """A budget that refused: its pods are tried a few at a time, more as it lets them through."""
 
     due_at: float
-    pause_s: float = FIRST_PAUSE_S
+    pause_s: float
     width: int = 1
 
 
@@ -118,7 +118,7 @@ class Roster:
                     gate = self._gates[before]
                     gate.due_at, gate.pause_s, gate.width = now, FIRST_PAUSE_S, gate.width * 2
             case Answer.BUDGET:
-                gate = self._gates.setdefault(attempt.budget, _Gate(now))
+                gate = self._gates.setdefault(attempt.budget, _Gate(now, FIRST_PAUSE_S))
                 pause_s = attempt.retry_after_s or gate.pause_s
                 if gate.due_at <= now:  # the first refusal of this round
                     gate.pause_s = min(gate.pause_s * 1.5, LONGEST_PAUSE_S)

@@ -45,16 +45,16 @@ class DrainReport:
         """Name the safeguards that the policy put aside and that mattered, one sentence each."""
         found = []
         if self.bypassed_budgets:
-            found.append(f"disruption budgets were not asked: {len(self.deleted)} pods were deleted, not evicted")
+            found.append(f"disruption budgets were not asked: {_pods(self.deleted, 'deleted, not evicted')}")
         if self.without_controller:
-            found.append(f"{len(self.without_controller)} pods without a controller were removed for good")
+            found.append(_pods(self.without_controller, "removed without a controller that starts it again"))
         if self.lost_empty_dirs:
-            found.append(f"{len(self.lost_empty_dirs)} pods lost the data of their emptyDir volumes")
+            found.append(_pods(self.lost_empty_dirs, "removed with the data of their emptyDir volumes"))
         return tuple(found)
 
     def summary(self) -> str:
         """Say it in one line."""
-        parts = [f"{len(self.evicted)} pods evicted, {len(self.deleted)} deleted, {len(self.stayed)} stay"]
+        parts = [f"pods: {len(self.evicted)} evicted, {len(self.deleted)} deleted, {len(self.stayed)} stayed"]
         parts += [
             f"waited {seconds:.0f} s for {what}"
             for seconds, what in (
@@ -84,3 +84,7 @@ class DrainReport:
             "waited_for_volumes_s": round(self.waited_for_volumes_s, 3),
             "volumes_left": list(self.volumes_left),
         }
+
+
+def _pods(names: tuple[str, ...], what: str) -> str:
+    return f"1 pod was {what}" if len(names) == 1 else f"{len(names)} pods were {what}"

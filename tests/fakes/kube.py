@@ -259,6 +259,9 @@ class FakeKubeApi:
             strategic = content_type == "application/strategic-merge-patch+json"
             self._merge(current, copy.deepcopy(body), path, strategic=strategic)
             self._touch(current)
+            metadata = current["metadata"]
+            if not metadata.get("finalizers") and metadata.get("deletionGracePeriodSeconds", 1) == 0:
+                del self._objects[path]  # the last finalizer had held it
             return copy.deepcopy(current)
 
     def delete(self, path: str, *, body: JsonObject | None = None, timeout_s: float | None = None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -30,3 +31,11 @@ def find_binary(bundle: Bundle, version: str, image: str, name: str, work: Path)
             unpack_image(archive.path, target)
             return next(p for p in sorted(target.rglob(name)) if p.is_file() and not p.is_symlink())
     raise LookupError(f"the bundle has no image {image} for {version}")
+
+
+def find_kubectl(bundle: Bundle, version: str, work: Path) -> Path:
+    """Return kubectl out of the bundle's package of this version."""
+    package = next(bundle.repository(version).glob(f"kubectl_{bundle.package_version(version)}_*.deb"))
+    target = work / "kubectl"
+    subprocess.run(["dpkg-deb", "-x", str(package), str(target)], check=True, timeout=120)
+    return target / "usr" / "bin" / "kubectl"

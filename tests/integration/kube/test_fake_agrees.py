@@ -103,7 +103,7 @@ def test_the_fake_is_strict() -> None:
         lambda: api.get("/api/v1/namespaces/default/nonsense/a"),
         lambda: api.items("/apis/apps/v1beta1/deployments"),
         lambda: api.items("/api/v1/pods", params={"fieldSelector": "a!=b"}),
-        lambda: api.items("/api/v1/pods", params={"resourceVersion": "0"}),
+        lambda: api.items("/api/v1/pods", params={"resourceVersion": "5"}),
         lambda: api.apply({"apiVersion": "v1", "kind": "Nonsense", "metadata": {"name": "a"}}),
         lambda: api.create("/api/v1/nonsense", secret("a")),
     ):

@@ -353,3 +353,17 @@ def test_the_client_is_imported_only_when_used() -> None:
     code += "; import sys; print([m for m in ('kubernetes', 'urllib3', 'yaml', 'cryptography') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_an_error_tells_its_causes_and_when_to_ask_again(start: Start) -> None:
+    details = {"retryAfterSeconds": 10, "causes": [{"reason": "DisruptionBudget", "message": "web needs 2"}]}
+    body = {"kind": "Status", "status": "Failure", "reason": "TooManyRequests", "code": 429, "details": details}
+    throttled = status(429, "", "slow down", (("Retry-After", "3"),))
+    api, _ = start(Reply(429, body), throttled)
+    with pytest.raises(KubeError) as caught:
+        api.create(PATH.rpartition("/")[0], OBJECT)
+    assert caught.value.causes == (("DisruptionBudget", "web needs 2"),)
+    assert caught.value.retry_after_s == 10
+    with pytest.raises(KubeError) as caught:
+        api.create(PATH.rpartition("/")[0], OBJECT)
+    assert (caught.value.causes, caught.value.retry_after_s) == ((), 3)
