@@ -10,13 +10,13 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from kops_py.connect.base import Cancel, JsonObject, KubeApi
+from kops_py.connect.base import Cancel, JsonObject, KubeApi, T
 from kops_py.connect.kube_config import SecretFiles, client_configuration
 from kops_py.connect.kube_errors import Delivery, is_passing, status_error, transport_failure
 from kops_py.model.errors import KubeError
@@ -118,12 +118,35 @@ class RestKubeApi:
 
         ``timeout_s`` holds for each page. When the server forgets the list half-way (410), it is read anew once.
         """
+        return iter(self.fold(path, list[JsonObject], list[JsonObject].append, params=params, timeout_s=timeout_s))
+
+    def fold(
+        self,
+        path: str,
+        begin: Callable[[], T],
+        take: Callable[[T, JsonObject], None],
+        *,
+        params: Mapping[str, str] | None = None,
+        page_size: int = _PAGE,
+        timeout_s: float | None = None,
+    ) -> T:
+        """Give each item of a list to ``take`` as its page arrives, and return what ``begin`` made.
+
+        ``timeout_s`` holds for each page. When the server forgets the list half-way (410), it is read anew once,
+        into a fresh beginning.
+        """
+        query = {"limit": str(page_size), **(params or {})}
         try:
-            return iter(self._pages(path, params, timeout_s))
+            return self._fold(path, begin(), take, query, timeout_s)
         except KubeError as error:
             if error.status != 410:
                 raise
-        return iter(self._pages(path, params, timeout_s))
+        return self._fold(path, begin(), take, query, timeout_s)
+
+    def text(self, path: str, *, timeout_s: float | None = None) -> str:
+        """Return an answer that is not JSON, such as /metrics."""
+        answer = self._send("GET", path, timeout_s=timeout_s, repeatable=True)
+        return answer.body.decode("utf-8", "replace")
 
     def create(self, path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
         """Create an object (POST); tried once unless no connection was made; status 409 when it exists."""
@@ -222,16 +245,22 @@ class RestKubeApi:
         self._pool.clear()
         self._secrets.close()
 
-    def _pages(self, path: str, params: Mapping[str, str] | None, timeout_s: float | None) -> list[JsonObject]:
-        found: list[JsonObject] = []
-        query = {"limit": str(_PAGE), **(params or {})}
+    def _fold(
+        self,
+        path: str,
+        into: T,
+        take: Callable[[T, JsonObject], None],
+        query: Mapping[str, str],
+        timeout_s: float | None,
+    ) -> T:
+        token = ""
         while True:
-            page = self.get(path, params=query, timeout_s=timeout_s)
-            found.extend(page.get("items") or [])
-            token = (page.get("metadata") or {}).get("continue")
+            page = self.get(path, params={**query, "continue": token} if token else query, timeout_s=timeout_s)
+            for item in page.get("items") or []:
+                take(into, item)
+            token = (page.get("metadata") or {}).get("continue") or ""
             if not token:
-                return found
-            query["continue"] = token
+                return into
 
     def _resource(self, api_version: str, kind: str) -> JsonObject:
         """Return the discovery entry of a kind; a kind whose definition was just applied may take a moment."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from kops_py.connect.base import JsonObject
+from kops_py.connect.base import JsonObject, T
 from kops_py.model.errors import KubeError
 
 _CLUSTER_WIDE = {
@@ -24,6 +24,8 @@ _CLUSTER_WIDE = {
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+    "PersistentVolume": "/api/v1/persistentvolumes",
+    "PodSecurityPolicy": "/apis/policy/v1beta1/podsecuritypolicies",
 }
 _NAMESPACED = {
     "ConfigMap": ("/api/v1", "configmaps"),
@@ -64,6 +66,8 @@ class FakeKubeApi:
         self.calls: list[tuple[str, str]] = []
         """Verb and path of every call, in order; reads as well."""
         self.unexpected: list[str] = []
+        self.texts: dict[str, str] = {}
+        """Answers of ``text`` by path."""
         for item in objects:
             self.add(item)
 
@@ -103,7 +107,7 @@ class FakeKubeApi:
 
     def writes(self) -> list[tuple[str, str]]:
         """Return the calls that change something."""
-        return [call for call in self.calls if call[0] not in {"get", "items", "ready"}]
+        return [call for call in self.calls if call[0] not in {"get", "items", "ready", "text"}]
 
     def assert_clean(self) -> None:
         """Fail the test when an unknown call was made, even if its error was swallowed."""
@@ -167,6 +171,36 @@ class FakeKubeApi:
                 if self._is_in(where, path, plural) and self._selected(item, terms)
             ]
             return iter(copy.deepcopy(found))
+
+    def fold(
+        self,
+        path: str,
+        begin: Callable[[], T],
+        take: Callable[[T, JsonObject], None],
+        *,
+        page_size: int = 500,
+        timeout_s: float | None = None,
+    ) -> T:
+        """See KubeApi; a fault on ``items`` with status 410 that comes first lets it begin anew."""
+        for attempt in (1, 2):
+            into = begin()
+            try:
+                for item in self.items(path, timeout_s=timeout_s):
+                    take(into, item)
+            except KubeError as error:
+                if error.status != 410 or attempt == 2:
+                    raise
+            else:
+                return into
+        raise AssertionError("unreachable")
+
+    def text(self, path: str, *, timeout_s: float | None = None) -> str:
+        """See KubeApi; knows what ``texts`` holds."""
+        with self._lock:
+            self._enter("text", path)
+            if path not in self.texts:
+                raise self._unexpected(f"text {path}")
+            return self.texts[path]
 
     def create(self, path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
         """See KubeApi."""
