@@ -118,7 +118,8 @@ class RestKubeApi:
 
         ``timeout_s`` holds for each page. When the server forgets the list half-way (410), it is read anew once.
         """
-        return iter(self.fold(path, list[JsonObject], list[JsonObject].append, params=params, timeout_s=timeout_s))
+        found: list[JsonObject] = self.fold(path, list, list.append, params=params, timeout_s=timeout_s)
+        return iter(found)
 
     def fold(
         self,

@@ -64,10 +64,12 @@ def observe_writers(api: KubeApi, removed: Sequence[RemovedApi]) -> tuple[OldWri
             into += _writers(item, olds)
 
         try:
-            found += api.fold(path, list[OldWriter], take)
+            more: list[OldWriter] = api.fold(path, list, take)
         except KubeError as error:
             if error.status != 404:
                 raise
+        else:
+            found += more
     return tuple(found)
 
 

@@ -76,7 +76,8 @@ def observe_unavailable(api: KubeApi) -> tuple[str, ...]:
             if problem := _unavailable(item, _KINDS[plural], *counts(item)):
                 into.append(problem)
 
-        found += api.fold(f"/apis/apps/v1/{plural}", list[str], take)
+        more: list[str] = api.fold(f"/apis/apps/v1/{plural}", list, take)
+        found += more
     return tuple(sorted(found))
 
 

@@ -281,7 +281,7 @@ def _weights(area: _Map, place: Where, drained: frozenset[str]) -> dict[str, _We
 def _amount(resource: int, value: int) -> str:
     if resource == 0:
         return f"{value / 1000:g}"
-    return f"{value / 1024**3:.1f} GiB of" if resource == 1 else str(value)
+    return f"{value / 1024**3:.1f} GiB" if resource == 1 else str(value)
 
 
 def _named(kind: FindingKind, pods: Sequence[PodFacts]) -> Iterator[Finding]:
