@@ -6,11 +6,13 @@ answers of servers they do not know.
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -256,10 +258,12 @@ class RestKubeApi:
     ) -> T:
         token = ""
         while True:
-            page = self.get(path, params={**query, "continue": token} if token else query, timeout_s=timeout_s)
-            for item in page.get("items") or []:
-                take(into, item)
-            token = (page.get("metadata") or {}).get("continue") or ""
+            with _no_collection():
+                page = self.get(path, params={**query, "continue": token} if token else query, timeout_s=timeout_s)
+                for item in page.get("items") or []:
+                    take(into, item)
+                token = (page.get("metadata") or {}).get("continue") or ""
+                del page
             if not token:
                 return into
 
@@ -375,6 +379,18 @@ class RestKubeApi:
     def _pause(self, pause_s: float) -> None:
         if self._cancel.wait(pause_s):
             self._cancel.check()
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the cycle collector away from a page: JSON has no cycles, and looking for them doubles the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:

@@ -25,7 +25,6 @@ _CLUSTER_WIDE = {
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
     "PersistentVolume": "/api/v1/persistentvolumes",
-    "PodSecurityPolicy": "/apis/policy/v1beta1/podsecuritypolicies",
 }
 _NAMESPACED = {
     "ConfigMap": ("/api/v1", "configmaps"),
@@ -68,6 +67,8 @@ class FakeKubeApi:
         self.unexpected: list[str] = []
         self.texts: dict[str, str] = {}
         """Answers of ``text`` by path."""
+        self.lists: dict[str, list[JsonObject]] = {}
+        """Lists of kinds that the fake does not keep, by path; they can only be read."""
         for item in objects:
             self.add(item)
 
@@ -160,6 +161,8 @@ class FakeKubeApi:
         """See KubeApi; knows labelSelector with ``=`` and fieldSelector with ``=``."""
         with self._lock:
             self._enter("items", path)
+            if path in self.lists:
+                return iter(copy.deepcopy(self.lists[path]))
             plural = self._collection(path)
             unknown = set(params or {}) - {"labelSelector", "fieldSelector", "limit"}
             if unknown:
