@@ -38,11 +38,14 @@ class Bench:
     name: str
     title: str
     limit_s: float
+    plots: bool = False
+    """Whether it writes a picture of its own when asked to."""
 
-    def run(self, rounds: int | None) -> tuple[int, str]:
+    def run(self, rounds: int | None, *, write: bool = False) -> tuple[int, str]:
         """Run it; returns its exit status and what it printed. Standard error is passed on."""
         argv = [sys.executable, "-m", f"bench.{self.name}"]
         argv += [] if rounds is None else ["--rounds", str(rounds)]
+        argv += ["--write"] if write and self.plots else []
         with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
             try:
                 out, _ = process.communicate(timeout=self.limit_s)
@@ -61,6 +64,7 @@ BENCHES = (
     Bench("ssh_command", "A command on an open connection", 600),
     Bench("ssh_fanout", "A command on many hosts", 2400),
     Bench("preflight", "A look at five hosts", 900),
+    Bench("plan_scale", "What blocks a drain, for growing clusters", 1800, plots=True),
     Bench("bootstrap", "Bootstrap of a cluster", 5400),
     Bench("drain", "A node with 100 pods drained", 1200),
 )
@@ -110,7 +114,7 @@ def main() -> int:
             continue
         print(f"## {bench.title}\n", flush=True)
         line = provenance(os.getloadavg()[0])
-        status, out = bench.run(arguments.rounds)
+        status, out = bench.run(arguments.rounds, write=arguments.write)
         if status == 0:
             print(f"{line}\n\n{out}", flush=True)
             if arguments.write:

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from kops_py.model.errors import CancelledError, KopsError
 from kops_py.model.spec import HostSpec
 
 JsonObject = dict[str, Any]
+T = TypeVar("T")
 
 
 class Cancel:
@@ -148,6 +149,23 @@ class KubeApi(Protocol):
         self, path: str, *, params: Mapping[str, str] | None = None, timeout_s: float | None = None
     ) -> Iterator[JsonObject]:
         """Return the items of a list, read in pages."""
+
+    def fold(
+        self,
+        path: str,
+        begin: Callable[[], T],
+        take: Callable[[T, JsonObject], None],
+        *,
+        page_size: int = 500,
+        timeout_s: float | None = None,
+    ) -> T:
+        """Give each item of a list to ``take`` as its page arrives, and return what ``begin`` made.
+
+        For lists too long to keep. When the server forgets the list half-way (410), ``begin`` is called anew.
+        """
+
+    def text(self, path: str, *, timeout_s: float | None = None) -> str:
+        """Return an answer that is not JSON, such as /metrics."""
 
     def create(self, path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
         """Create an object (POST); tried once; status 409 when it exists."""

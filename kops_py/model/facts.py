@@ -107,6 +107,10 @@ class HostFacts:
     """systemd units that are active, of those preflight asks for: firewalld.service, chrony.service ..."""
     runtime_sockets: frozenset[str] = frozenset()
     """Sockets of container runtimes that are there: containerd, docker, cri-dockerd, crio."""
+    kubelet_flags: Mapping[str, str] = field(default_factory=_no_map)
+    """Names of flags the kubelet is started with, without dashes → the files they are in; never their values."""
+    etcd_data_bytes: int = 0
+    """Size of /var/lib/etcd; 0 when it is not there or could not be measured."""
     leftovers: frozenset[str] = frozenset()
     """Paths that a Kubernetes installation leaves behind (of any origin) and that exist."""
     ca_digest: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -39,6 +40,30 @@ class Finding:
             "hint": self.hint,
             "ignored": self.ignored,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class FindingKind:
+    """A finding that may come up, as the documentation lists it; the first of ``severities`` is the usual one."""
+
+    id: str
+    severities: tuple[Severity, ...]
+    meaning: str
+    remedy: str
+
+    def found(self, message: str, *, node: str = "", severity: Severity | None = None, hint: str = "") -> Finding:
+        """Return a finding of this kind; raises ValueError for a severity it does not have."""
+        chosen = severity or self.severities[0]
+        if chosen not in self.severities:
+            raise ValueError(f"{self.id} is never of severity {chosen}")
+        return Finding(chosen, self.id, node, message, hint or self.remedy)
+
+
+def few(names: Iterable[str], shown: int = 3) -> str:
+    """Return the first few names and how many more there are: ``a, b, c and 4 more``."""
+    every = list(names)
+    rest = len(every) - shown
+    return ", ".join(every[:shown]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def blocking(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:

@@ -80,6 +80,26 @@ class MinorFacts:
     needs_crictl: bool
     needs_conntrack: bool
     minimum_containerd: tuple[int, int]
+    readable_kubeadm_apis: tuple[str, ...]
+    """Config APIs that kubeadm of this minor reads, and so may stand in the cluster before an upgrade to it."""
+    kubelet_lag: int
+    """How many minors a kubelet of this minor may be older than an API server (version skew policy)."""
+    kubeadm_kubelet_lag: int
+    """How many minors older than itself kubeadm of this minor lets kubelets be."""
+    etcd_required: tuple[int, int, int] | None
+    """Below this no etcd member may be when the cluster goes to this minor."""
+    etcd_advised: tuple[int, int, int] | None
+    """What etcd's upgrade guide asks for where kubeadm itself ships less."""
+    removed_etcd_flag_prefix: str
+    """Flags that begin so keep etcd of this minor from starting; empty: none."""
+    etcd_check_wants_all: bool
+    """Whether kubeadm's etcd check fails when any member is not healthy; quorum is enough since 1.37."""
+    removed_kubelet_flags: frozenset[str]
+    """Flags that the kubelet no longer knows since this minor: it does not start with them."""
+    stripped_kubelet_flags: frozenset[str]
+    """Flags that kubeadm's upgrade to this minor takes out of kubeadm-flags.env."""
+    has_dockershim: bool
+    has_pod_security_policy: bool
 
 
 OLDEST_MINOR = 20
@@ -108,6 +128,28 @@ _IMAGES: dict[int, tuple[str, str, str]] = {
     36: ("3.10.2", "3.6.8", "1.14.2"),
     37: ("3.10.2", "3.7.0", "1.14.6"),
 }
+
+
+# Release notes ("Urgent Upgrade Notes", "Deprecation") of each minor; only flags named there as removed.
+_REMOVED_KUBELET_FLAGS: dict[int, str] = {
+    23: "seccomp-profile-root",
+    24: "cni-bin-dir cni-cache-dir cni-conf-dir docker-endpoint experimental-dockershim-root-directory "
+    "image-pull-progress-deadline network-plugin network-plugin-mtu",
+    27: "container-runtime master-service-namespace",
+    31: "iptables-drop-bit iptables-masquerade-bit keep-terminated-pod-volumes",
+    34: "cloud-config",
+    35: "pod-infra-container-image",
+    37: "application-metrics-count-limit boot-id-file container-hints containerd containerd-namespace "
+    "enable-load-reader event-storage-age-limit event-storage-event-limit global-housekeeping-interval "
+    "log-cadvisor-usage machine-id-file storage-driver-buffer-duration storage-driver-db storage-driver-host "
+    "storage-driver-password storage-driver-secure storage-driver-table storage-driver-user",
+}
+_STRIPPED_KUBELET_FLAGS: dict[int, str] = {26: "container-runtime", 35: "pod-infra-container-image"}
+_KUBEADM_APIS = {"v1beta1": (20, 21), "v1beta2": (20, 26), "v1beta3": (22, 36), "v1beta4": (31, NEWEST_MINOR)}
+
+
+def _words(table: dict[int, str], minor: int) -> frozenset[str]:
+    return frozenset(table.get(minor, "").split())
 
 
 def _facts(minor: int) -> MinorFacts:
@@ -143,6 +185,20 @@ def _facts(minor: int) -> MinorFacts:
         needs_crictl=minor < 31,
         needs_conntrack=minor < 32,
         minimum_containerd=(1, 4) if minor < 26 else (1, 6) if minor < 36 else (2, 2),
+        readable_kubeadm_apis=tuple(
+            f"kubeadm.k8s.io/{name}" for name, (first, last) in _KUBEADM_APIS.items() if first <= minor <= last
+        ),
+        kubelet_lag=3 if minor >= 25 else 2,
+        kubeadm_kubelet_lag=3 if minor >= 29 else 1,
+        # etcd's guides for 3.6 and 3.7; 3.5.24 is what the last kubeadm 1.33 ships (docs/upgrade-findings.md)
+        etcd_required={34: (3, 5, 24), 37: (3, 6, 11)}.get(minor),
+        etcd_advised={34: (3, 5, 32)}.get(minor),
+        removed_etcd_flag_prefix="experimental-" if minor >= 37 else "",
+        etcd_check_wants_all=minor < 37,
+        removed_kubelet_flags=_words(_REMOVED_KUBELET_FLAGS, minor),
+        stripped_kubelet_flags=_words(_STRIPPED_KUBELET_FLAGS, minor),
+        has_dockershim=minor < 24,
+        has_pod_security_policy=minor < 25,
     )
 
 
@@ -154,3 +210,13 @@ def facts_of(version: Version) -> MinorFacts:
     if version.major != 1 or version.minor not in TABLE:
         raise ValueError(f"{version} is outside the supported range v1.{OLDEST_MINOR} to v1.{NEWEST_MINOR}")
     return TABLE[version.minor]
+
+
+def kubelet_lag(kubelet: Version) -> int:
+    """Return how many minors a kubelet may be older than an API server; also for those older than the table."""
+    return TABLE[min(max(kubelet.minor, OLDEST_MINOR), NEWEST_MINOR)].kubelet_lag
+
+
+def loses(current: Version, target: Version, fact: str) -> bool:
+    """Whether something true of one version's minor is no longer true of another's; raises ValueError."""
+    return bool(getattr(facts_of(current), fact)) and not getattr(facts_of(target), fact)

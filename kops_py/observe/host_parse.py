@@ -236,6 +236,16 @@ def sysctls(text: str) -> Mapping[str, str]:
     return MappingProxyType(found)
 
 
+def kubelet_flags(text: str) -> Mapping[str, str]:
+    """Read ``file flag`` lines: flag → the files it is in, joined by commas."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        path, separator, flag = line.rpartition(" ")
+        if separator and flag and path not in found.setdefault(flag, []):
+            found[flag].append(path)
+    return MappingProxyType({flag: ", ".join(paths) for flag, paths in sorted(found.items())})
+
+
 def _resolved(text: str) -> frozenset[str]:
     found = set()
     for line in text.splitlines():
@@ -329,6 +339,8 @@ def host_facts(name: str, found: Mapping[str, str], own: frozenset[str]) -> Host
         resolves_hostname=_resolved(get("own_name")),
         services=frozenset(active),
         runtime_sockets=_words(get("sockets")),
+        kubelet_flags=kubelet_flags(get("kubelet_flags")),
+        etcd_data_bytes=_number(get("etcd_data")) * 1024,
         leftovers=leftovers,
         ca_digest=get("ca_digest").split(" ")[0],
         selinux={"1": "enforcing", "0": "permissive"}.get(get("selinux"), ""),

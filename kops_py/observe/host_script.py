@@ -217,6 +217,17 @@ s_sockets() {
         [ -S "${s#*:}" ] && echo "${s%%:*}"
     done
 }
+# Names only: a value may be anything.
+s_kubelet_flags() {
+    for f in /var/lib/kubelet/kubeadm-flags.env /etc/default/kubelet /etc/sysconfig/kubelet \
+        /etc/systemd/system/kubelet.service.d/*.conf; do
+        [ -f "$f" ] || continue
+        grep -v '^[[:space:]]*#' "$f" | grep -oE "(^|[[:space:]=\"'])--[a-z0-9-]+" | while read -r flag; do
+            echo "$f ${flag##*--}"
+        done
+    done
+}
+s_etcd_data() { [ -d /var/lib/etcd ] && limit 5 du -sk /var/lib/etcd; }
 s_selinux() { cat /sys/fs/selinux/enforce; }
 s_apparmor() { cat /sys/module/apparmor/parameters/enabled; command -v apparmor_parser; }
 s_proxies() {
@@ -273,6 +284,8 @@ SECTIONS = (
     "bridge_peers",
     "jobs",
     "sockets",
+    "kubelet_flags",
+    "etcd_data",
     "selinux",
     "apparmor",
     "proxies",

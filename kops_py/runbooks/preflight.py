@@ -14,6 +14,7 @@ from kops_py.runbooks.preflight_check import Check, View
 from kops_py.runbooks.preflight_fleet import FLEET_CHECKS
 from kops_py.runbooks.preflight_host import HOST_CHECKS
 from kops_py.runbooks.preflight_network import NETWORK_CHECKS
+from kops_py.runbooks.upgrade_findings import IDS as UPGRADE_IDS
 
 CHECKS: tuple[Check, ...] = HOST_CHECKS + FLEET_CHECKS + NETWORK_CHECKS
 """Every check, in the order of the documentation."""
@@ -45,7 +46,7 @@ def kubeadm_ignores(ignore: Iterable[str]) -> tuple[str, ...]:
 
 def check_ignores(ignore: Iterable[str], nodes: Collection[str]) -> None:
     """Raise ValueError when an entry is not ``id`` or ``id@node`` of a known check and host."""
-    known = sorted({check.id for check in CHECKS} | OTHER_IDS)
+    known = sorted({check.id for check in CHECKS} | OTHER_IDS | UPGRADE_IDS)
     for item in sorted(ignore):
         name, at, node = item.partition("@")
         if name not in known:

@@ -8,7 +8,7 @@ from statistics import median_low
 
 from kops_py.model.facts import HostFacts
 from kops_py.model.finding import Severity
-from kops_py.model.version import Version
+from kops_py.model.version import Version, kubelet_lag
 from kops_py.runbooks.preflight_check import Check, Hit, View
 
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
@@ -86,7 +86,7 @@ def _even_control_planes(view: View) -> Iterator[Hit]:
 
 
 def _kubelet_skew(view: View) -> Iterator[Hit]:
-    # Version skew policy: never newer than the API server; three minors older, two before kubelet 1.25.
+    # Version skew policy: never newer than the API server, and older only by as many minors as the table says.
     kube = view.facts.kube
     if kube is None:
         return
@@ -99,7 +99,7 @@ def _kubelet_skew(view: View) -> Iterator[Hit]:
         behind = server.minor - kubelet.minor
         if (kubelet.major, kubelet.minor) > (server.major, server.minor):
             yield Hit(name, f"its kubelet {kubelet} is newer than the API server {server}")
-        elif behind > (3 if kubelet.minor >= 25 else 2):
+        elif behind > kubelet_lag(kubelet):
             yield Hit(name, f"its kubelet {kubelet} is {behind} minors older than the API server {server}")
 
 

@@ -56,13 +56,10 @@ def deploy(
 
     kube-proxy follows the Service a moment after the pods are available.
     """
-    documents: dict[str, object] = {
-        "apiVersion": "v1",
-        "kind": "List",
-        "items": [_deployment(replicas, grace_s), _service()],
-    }
+    items = [_deployment(replicas, grace_s), _service()]
     if min_available is not None:
-        documents["items"].append(_budget(min_available))
+        items.append(_budget(min_available))
+    documents = {"apiVersion": "v1", "kind": "List", "items": items}
     bed.kubectl("apply -f -", on=on, stdin=json.dumps(documents))
     bed.node(on).exec(
         f"kubectl --kubeconfig {KUBECONFIG} rollout status deployment/echo --timeout={deadline_s:.0f}s",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from kops_py.connect.base import JsonObject
+from kops_py.connect.base import JsonObject, T
 from kops_py.model.errors import KubeError
 from kops_py.model.selectors import matches
 from tests.fakes import pods
@@ -28,6 +28,7 @@ _CLUSTER_WIDE = {
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+    "PersistentVolume": "/api/v1/persistentvolumes",
 }
 _NAMESPACED = {
     "ConfigMap": ("/api/v1", "configmaps"),
@@ -76,6 +77,10 @@ class FakeKubeApi:
         """After how many lists of pods one that was deleted is gone; None: when end_pods() says so."""
         self._ending: dict[str, int] = {}
         self.unexpected: list[str] = []
+        self.texts: dict[str, str] = {}
+        """Answers of ``text`` by path."""
+        self.lists: dict[str, list[JsonObject]] = {}
+        """Lists of kinds that the fake does not keep, by path; they can only be read."""
         for item in objects:
             self.add(item)
 
@@ -128,7 +133,7 @@ class FakeKubeApi:
 
     def writes(self) -> list[tuple[str, str]]:
         """Return the calls that change something."""
-        return [call for call in self.calls if call[0] not in {"get", "items", "ready"}]
+        return [call for call in self.calls if call[0] not in {"get", "items", "ready", "text"}]
 
     def assert_clean(self) -> None:
         """Fail the test when an unknown call was made, even if its error was swallowed."""
@@ -184,6 +189,8 @@ class FakeKubeApi:
         """See KubeApi; knows fieldSelector with ``=`` and of resourceVersion only ``0``."""
         with self._lock:
             self._enter("items", path)
+            if path in self.lists:
+                return iter(copy.deepcopy(self.lists[path]))
             path, asked = self._own_path(path), dict(params or {})
             plural = self._collection(path)
             unknown = set(asked) - {"labelSelector", "fieldSelector", "limit", "resourceVersion"}
@@ -199,6 +206,36 @@ class FakeKubeApi:
             if plural == "pods":
                 self._age()
             return iter(found)
+
+    def fold(
+        self,
+        path: str,
+        begin: Callable[[], T],
+        take: Callable[[T, JsonObject], None],
+        *,
+        page_size: int = 500,
+        timeout_s: float | None = None,
+    ) -> T:
+        """See KubeApi; a fault on ``items`` with status 410 that comes first lets it begin anew."""
+        for attempt in (1, 2):
+            into = begin()
+            try:
+                for item in self.items(path, timeout_s=timeout_s):
+                    take(into, item)
+            except KubeError as error:
+                if error.status != 410 or attempt == 2:
+                    raise
+            else:
+                return into
+        raise AssertionError("unreachable")
+
+    def text(self, path: str, *, timeout_s: float | None = None) -> str:
+        """See KubeApi; knows what ``texts`` holds."""
+        with self._lock:
+            self._enter("text", path)
+            if path not in self.texts:
+                raise self._unexpected(f"text {path}")
+            return self.texts[path]
 
     def create(self, path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
         """See KubeApi."""
