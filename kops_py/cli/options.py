@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from kops_py.app.session import Emit, Settings
+from kops_py.cli.report_options import report_files
 from kops_py.model.event import Event
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -97,6 +98,8 @@ def settings_from(**given: Any) -> Settings:
         yes=bool(given.get("yes")),
         plan_only=bool(given.get("plan_only")),
         plan_digest=str(given.get("plan_digest") or ""),
+        reports=report_files(given),
+        deadline=given.get("deadline"),
         command=shlex.join(["kops-py", *click.get_current_context().obj]),
     )
 
