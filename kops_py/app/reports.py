@@ -17,10 +17,12 @@ from kops_py.model.event import Emit, Event, FindingsMade, Note, PlanMade, RunSt
 from kops_py.model.finding import blocking
 
 if TYPE_CHECKING:
+    from kops_py.connect.kube_access import KubeAccess
     from kops_py.model.facts import Facts
     from kops_py.report.history import RunHistory
 
 HTML_NAME = "report.html"
+_VERSIONS_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +55,9 @@ class HasReports(Protocol):
 def reporting(settings: HasReports, emit: Emit) -> Iterator[Emit]:
     """Give the ``emit`` for everything a command does, and write its reports when the block ends, however it ends.
 
-    A run (RunStarted was emitted) is read back from its folder, which gets report.html too; of a plan that was only looked
-    at, the events are what there is. Raises ConfigError before the block when a file cannot be written; at the end that
-    is a note, as it changes nothing about the run.
+    A run (RunStarted was emitted) is read back from its folder, which gets report.html too; of a plan that was only
+    looked at, the events are what there is. Raises ConfigError before the block when a file cannot be written; at the
+    end that is a note, as it changes nothing about the run.
     """
     check_report_files(settings.reports)
     seen = _Seen(emit)
@@ -111,7 +113,7 @@ def check_report_files(files: ReportFiles) -> None:
 
 
 def write_whole(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """Put the text in the file's place in one move; what is no file (a pipe, a terminal) is written to. Raises OSError."""
+    """Put the text in the file's place in one move; a pipe or a terminal is written to. Raises OSError."""
     target = path.resolve()
     if target.exists() and not target.is_file():
         with target.open("w", encoding="utf-8") as stream:
@@ -123,6 +125,18 @@ def write_whole(path: Path, text: str, *, mode: int = 0o666) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(target)
+
+
+def emit_versions(kube: KubeAccess, when: SeenWhen, emit: Emit) -> None:
+    """Ask the cluster for the version of each node and tell the reports; where nothing answers, they do without."""
+    try:
+        nodes = list(kube.api().items("/api/v1/nodes", timeout_s=_VERSIONS_TIMEOUT_S))
+    except KopsError:
+        return
+    versions = {
+        n["metadata"]["name"]: str(n.get("status", {}).get("nodeInfo", {}).get("kubeletVersion", "")) for n in nodes
+    }
+    emit(VersionsSeen(when=when, nodes=versions))
 
 
 def versions_seen(when: SeenWhen, facts: Facts) -> VersionsSeen:
@@ -163,7 +177,11 @@ def _finish(settings: HasReports, seen: _Seen, code: ExitCode | None, error: Kop
     if seen.run_dir is None and not settings.reports.named:
         return
     if seen.run_dir is not None:
-        run = read_run(seen.run_dir)
+        try:
+            run = read_run(seen.run_dir)
+        except ConfigError as unreadable:
+            seen.say(f"no report is written: {unreadable}")
+            return
     else:
         name = "plan" if settings.plan_only else "not begun"
         run = replace(history_of(name, events=seen.lines), planned_only=settings.plan_only, command=settings.command)

@@ -43,7 +43,7 @@ class Settings:
     plan_only: bool = False
     plan_digest: str = ""
     command: str = "kops-py"
-    reports: ReportFiles = ReportFiles()
+    reports: ReportFiles = field(default_factory=ReportFiles)
     deadline: Duration | None = None
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from kops_py.app.session import Emit, Settings
-from kops_py.cli.report_options import report_files
+from kops_py.cli.report_options import deadline_option, report_files, report_options
 from kops_py.model.event import Event
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -74,7 +74,8 @@ def host_options(command: F) -> F:
 
 
 def plan_options(command: F) -> F:
-    """Add what commands that change things understand."""
+    """Add what commands that plan and run understand, the reports they leave and their deadline too."""
+    command = deadline_option(report_options(command))
     for option in (
         click.option("-y", "--yes", is_flag=True, help="do not ask; needed without a terminal"),
         click.option("--plan-digest", metavar="DIGEST", default="", help="run this plan and refuse any other"),

@@ -15,19 +15,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 _FORMS = {"html": "one page to read", "markdown": "a summary for CI", "junit": "JUnit XML for CI"}
 
 
-class DurationType(click.ParamType):
-    """A length of time with its unit."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Duration:
-        """Return the length of time; fails as click does."""
-        if isinstance(value, Duration):
-            return value
-        try:
-            return parse_duration(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def duration(text: str) -> Duration:
+    """Read the value of an option that is a length of time; fails as click does."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def report_options(command: F) -> F:
@@ -46,7 +39,7 @@ def deadline_option(command: F) -> F:
     """Add --deadline."""
     return click.option(
         "--deadline",
-        type=DurationType(),
+        type=duration,
         metavar="DURATION",
         help="end cleanly when the whole run takes longer (90m, 2h); exit code 124",
     )(command)

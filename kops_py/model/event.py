@@ -47,12 +47,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
-    """A run begins; ``run_dir`` holds its journal and logs, ``command`` goes on with it should it be killed."""
+    """A run begins, started ``by`` user@host; ``command`` goes on with it should it be killed.
+
+    ``run_dir`` holds its journal and logs.
+    """
 
     run_id: str
     operation: str
     cluster: str
     run_dir: str
+    by: str = ""
     command: str = ""
 
 

@@ -1,8 +1,8 @@
 """Read a run's files back: plan.json, journal.jsonl, events.jsonl.
 
-A run that was killed has no end in them and maybe half a last line; the events, unlike the journal, are not forced to the disk,
-so either may know more than the other. Whatever cannot be read is passed over: a report with a gap is better than none.
-All text is made clean here, once, so that no report can carry an escape sequence or what XML does not allow.
+A run that was killed has no end in them and maybe half a last line; the events, unlike the journal, are not forced to
+the disk, so either may know more than the other. Whatever cannot be read is passed over: a report with a gap is better
+than none. All text is made clean here, once, so that no report can carry an escape sequence or what XML does not allow.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ class _Step:
         step = self.known
         end_s = step.ended_s if step.ended_s is not None else last_s
         activities: list[Activity] = []
-        for one, following in zip(self.said, [*(s.at_s for s in self.said[1:]), end_s], strict=True):
-            duration_s = max(0.0, (following if following is not None else one.at_s) - one.at_s)
+        for number, one in enumerate(self.said, 1):
+            until_s = self.said[number].at_s if number < len(self.said) else end_s
+            duration_s = max(0.0, until_s - one.at_s) if until_s is not None else 0.0
             before = activities[-1] if activities else None
             if before and (before.message, before.waiting) == (one.message, one.waiting):
                 activities[-1] = dataclasses.replace(before, duration_s=before.duration_s + duration_s)
@@ -84,7 +85,7 @@ class _Reader:
     """Gathers what the records say; the first word on a step's start and end counts."""
 
     def __init__(self, run_id: str) -> None:
-        self._run = RunHistory(run_id, planned_only=True)
+        self._run = RunHistory(_plain(run_id), planned_only=True)
         self._waves: dict[str, WaveHistory] = {}
         self._steps: dict[str, _Step] = {}
         self._wave = ""
@@ -120,9 +121,8 @@ class _Reader:
             self._waves[name] = WaveHistory(name, int(_number(wave, "max_parallel") or 1), wave.get("together") is True)
             for step in _dicts(wave, "steps"):
                 step_id = _line(step, "id")
-                texts = {key: _line(step, key) for key in ("node", "title")}
-                known = StepHistory(step_id, wave=name, details=_lines(step, "details"), **texts)
-                self._steps[step_id] = _Step(known)
+                node, title = _line(step, "node"), _line(step, "title")
+                self._steps[step_id] = _Step(StepHistory(step_id, node, title, name, _lines(step, "details")))
 
     def take_event(self, body: Mapping[str, Any]) -> None:
         """Take one line of events.jsonl."""
@@ -130,7 +130,7 @@ class _Reader:
         match body.get("event"):
             case "run-started":
                 self._run = dataclasses.replace(self._run, planned_only=False)
-                names = ("operation", "cluster", "command")
+                names = ("operation", "cluster", "by", "command")
                 self._set(id=_line(body, "run_id"), began_s=at_s, **{name: _line(body, name) for name in names})
             case "plan-made":
                 self.take_plan(_dict(body, "plan"))
@@ -144,7 +144,8 @@ class _Reader:
                 self._begin(body, at_s)
             case "step-progress":
                 step = self._begin(body, at_s)
-                step.said.append(_Said(at_s or 0.0, _line(body, "message"), body.get("waiting") is True))
+                if at_s is not None:
+                    step.said.append(_Said(at_s, _line(body, "message"), body.get("waiting") is True))
             case "step-finished":
                 self._end(body, at_s)
             case "note":
@@ -215,9 +216,12 @@ class _Reader:
 
     def _take_versions(self, body: Mapping[str, Any]) -> None:
         versions = {_plain(name): _plain(v) for name, v in _dict(body, "nodes").items() if isinstance(v, str)}
-        where = "versions_before" if body.get("when") == SeenWhen.BEFORE else "versions_after"
-        known = {**getattr(self._run, where), **versions}
-        self._run = dataclasses.replace(self._run, **{where: MappingProxyType(known)})
+        if body.get("when") == SeenWhen.BEFORE:
+            known = MappingProxyType({**self._run.versions_before, **versions})
+            self._run = dataclasses.replace(self._run, versions_before=known)
+        else:
+            known = MappingProxyType({**self._run.versions_after, **versions})
+            self._run = dataclasses.replace(self._run, versions_after=known)
 
 
 def _failure(error: Mapping[str, Any]) -> Failure:

@@ -1,7 +1,7 @@
 """A run as one HTML page: a line of time per node, findings, the plan, versions before and after.
 
-The page holds no script and asks for nothing; the lines of time are SVG whose colours also stand in attributes, so that they
-show where a CI server forbids styles.
+The page holds no script and asks for nothing; the lines of time are SVG whose colours also stand in attributes, so that
+they show where a CI server forbids styles.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A run as JUnit XML: a suite for the run itself, one for the findings, one per wave; a case per step.
 
-The form is what Jenkins's junit-10.xsd and Ant's JUnit.xsd have in common, which GitLab and the usual GitHub actions read.
+The form is what Jenkins's junit-10.xsd and Ant's JUnit.xsd have in common; GitLab and the usual GitHub actions read it.
 """
 
 from __future__ import annotations
@@ -69,19 +69,16 @@ def _run_suite(run: RunHistory) -> ET.Element:
     case = _case(run, "run", "the run", time_s=run.duration_s)
     of_steps = {s.failure for s in run.steps}
     others = [f for f in run.failures if f not in of_steps]
-    if not (run.ok or run.planned_only and run.exit_code is None):
-        first = others[0] if others else Failure(outcome_text(run), hint=_continue(run))
+    if not (run.ok or (run.planned_only and run.exit_code is None)):
+        first = others[0] if others else Failure(outcome_text(run), hint=run.resume)
         interrupted = run.exit_code in (None, ExitCode.INTERRUPTED, ExitCode.DEADLINE)
         _tell(case, "error" if interrupted else "failure", first)
     lines = [f"outcome: {outcome_text(run)}", f"plan digest: {run.digest or '?'}"]
     lines += [line for failure in others[1:] for line in failure_lines(failure)]
-    lines += [f"note: {note}" for note in run.notes] + ([_continue(run)] if run.resume else [])
+    lines += [f"note: {note}" for note in run.notes]
+    lines += [f"continue with: {run.resume}"] if run.resume else []
     ET.SubElement(case, "system-out").text = "\n".join(lines)
     return _suite(run, "run", [case], began_s=run.began_s, time_s=run.duration_s)
-
-
-def _continue(run: RunHistory) -> str:
-    return f"continue with: {run.resume}" if run.resume else ""
 
 
 def _findings_suite(run: RunHistory) -> ET.Element:
@@ -117,7 +114,7 @@ def _step_case(run: RunHistory, wave: WaveHistory, step: StepHistory) -> ET.Elem
             _tell(case, "failure", step.failure or Failure(step.message or "failed", step.node))
         case StepResult.INTERRUPTED:
             why = "kops-py was killed, or is still at it" if step.not_ended else step.message
-            _tell(case, "error", step.failure or Failure(result_text(step), step.node, why, _continue(run)))
+            _tell(case, "error", step.failure or Failure(result_text(step), step.node, why, run.resume))
         case StepResult.NOT_STARTED:
             ET.SubElement(case, "skipped", message="planned" if run.planned_only else "not started")
         case _:

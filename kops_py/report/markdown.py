@@ -1,6 +1,6 @@
 """A run as Markdown, for the summary of a CI job or a comment on a merge request.
 
-At most 60,000 characters, as GitHub takes 65,536 for a comment; what does not fit is counted, and the HTML report has it.
+At most 60,000 characters, as GitHub takes 65,536 for a comment; what does not fit is counted, and stands in the HTML.
 """
 
 from __future__ import annotations
