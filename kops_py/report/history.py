@@ -124,7 +124,7 @@ class NodeHistory:
         return next((r for r in order if r in results), StepResult.ALREADY_TRUE)
 
 
-def _no_versions() -> Mapping[str, str]:
+def _no_texts() -> Mapping[str, str]:
     return MappingProxyType({})
 
 
@@ -146,13 +146,15 @@ class RunHistory:
     exit_code: int | None = None
     planned_only: bool = False
     waves: tuple[WaveHistory, ...] = ()
+    arguments: Mapping[str, str] = field(default_factory=_no_texts)
+    """What was asked for, as the plan says it."""
     plan_notes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     failures: tuple[Failure, ...] = ()
     """All failures, those of steps first, each once."""
-    versions_before: Mapping[str, str] = field(default_factory=_no_versions)
-    versions_after: Mapping[str, str] = field(default_factory=_no_versions)
+    versions_before: Mapping[str, str] = field(default_factory=_no_texts)
+    versions_after: Mapping[str, str] = field(default_factory=_no_texts)
 
     @property
     def steps(self) -> tuple[StepHistory, ...]:
@@ -189,6 +191,11 @@ class RunHistory:
     def blocking(self) -> tuple[Finding, ...]:
         """Return the findings that stood in the way."""
         return blocking(self.findings)
+
+    @property
+    def asked(self) -> str:
+        """Return the arguments of the plan on one line."""
+        return ", ".join(f"{name} {value}".strip() for name, value in self.arguments.items())
 
     @property
     def ok(self) -> bool:
@@ -244,6 +251,7 @@ class RunHistory:
             "failures": [dataclasses.asdict(f) for f in self.failures],
             "findings": [f.to_json() for f in self.findings],
             "notes": list(self.notes),
+            "arguments": dict(self.arguments),
             "plan_notes": list(self.plan_notes),
             "versions_before": dict(self.versions_before),
             "versions_after": dict(self.versions_after),

@@ -115,7 +115,9 @@ class _Reader:
             return
         self._has_plan = True
         self._set(operation=_line(body, "operation"), cluster=_line(body, "cluster"), digest=_line(body, "digest"))
-        self._run = dataclasses.replace(self._run, plan_notes=_lines(body, "notes"))
+        given = {_plain(name): _plain(v) for name, v in _dict(body, "arguments").items() if isinstance(v, str)}
+        arguments = MappingProxyType(given)
+        self._run = dataclasses.replace(self._run, plan_notes=_lines(body, "notes"), arguments=arguments)
         for wave in _dicts(body, "waves"):
             name = _line(wave, "name") or _OTHER
             self._waves[name] = WaveHistory(name, int(_number(wave, "max_parallel") or 1), wave.get("together") is True)

@@ -124,6 +124,7 @@ def _templates() -> Sequence[str]:
 def _facts(run: RunHistory) -> list[tuple[str, str]]:
     facts = [
         ("Cluster", run.cluster),
+        ("Asked for", run.asked),
         ("Run", run.id),
         ("By", run.by),
         ("Began", time_text(run.began_s)),

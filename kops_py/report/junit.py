@@ -74,6 +74,7 @@ def _run_suite(run: RunHistory) -> ET.Element:
         interrupted = run.exit_code in (None, ExitCode.INTERRUPTED, ExitCode.DEADLINE)
         _tell(case, "error" if interrupted else "failure", first)
     lines = [f"outcome: {outcome_text(run)}", f"plan digest: {run.digest or '?'}"]
+    lines += [f"asked for: {run.asked}"] if run.asked else []
     lines += [line for failure in others[1:] for line in failure_lines(failure)]
     lines += [f"note: {note}" for note in run.notes]
     lines += [f"continue with: {run.resume}"] if run.resume else []

@@ -134,6 +134,7 @@ def _facts(run: RunHistory) -> list[tuple[str, str]]:
     took = f"{time_text(run.began_s)}, {duration_text(run.duration_s)}"
     rows = [
         ("Outcome", f"**{escaped(outcome_text(run))}**"),
+        ("Asked for", escaped(run.asked)),
         ("Plan", code(run.digest or "?")),
         ("Steps", steps_text(run)),
         ("Run", code(run.id) if not run.planned_only else ""),

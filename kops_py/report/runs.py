@@ -49,6 +49,7 @@ def run_text(run: RunHistory) -> str:
         f"run {run.id}: {run.operation or '?'} of cluster {run.cluster or '?'}: {outcome_text(run)}",
         f"  began {time_text(run.began_s)} by {run.by or '?'}, {_took(run)}",
         f"  steps {steps_text(run)}; plan {run.digest or '?'}",
+        *([f"  asked for {run.asked}"] if run.asked else []),
         *(f"  {note}" for note in (*run.plan_notes, *run.notes)),
     ]
     for node in run.nodes:

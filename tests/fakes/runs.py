@@ -51,6 +51,7 @@ def make_plan(nodes: int = 3, waves: int = 2, *, name: str = "n") -> Plan:
             )
             for w in range(1, waves + 1)
         ),
+        {"to": "v1.37.0", "disable-eviction": "true"},
         notes=("members already: n0",),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from kops_py.engine.journal import read_journal
 from kops_py.model.event import StepProgress, StepResult
-from kops_py.report.history import Failure
+from kops_py.report.history import Failure, RunHistory
 from kops_py.report.history_read import history_of
 from kops_py.report.html import html
 from kops_py.report.junit import junit
@@ -149,3 +150,10 @@ def test_files_of_any_shape_are_read(records: list[tuple[str, dict[str, object]]
         assert render(run)
     assert runs_text((run,))
     json.dumps(run.to_json_in_full())
+
+
+@pytest.mark.parametrize("render", [junit, markdown, html, run_text])
+def test_what_was_asked_for_is_in_every_report(render: Callable[[RunHistory], str]) -> None:
+    """An upgrade that bypassed disruption budgets says so."""
+    assert "to v1.37.0" in render(good_run().history())
+    assert "disable-eviction true" in render(good_run().history())

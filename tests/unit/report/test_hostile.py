@@ -66,7 +66,13 @@ def hostile_run(texts: list[str], outcome: int) -> RunHistory:
     at = iter(texts * 40)
     name = next(at)
     steps = tuple(Step(f"s{n}{next(at)}", name, next(at), ConfigureBridge("n"), 5.0, (next(at),)) for n in range(3))
-    plan = Plan(next(at), next(at), (Wave(next(at), steps[:2]), Wave(next(at), steps[2:])), notes=(next(at),))
+    plan = Plan(
+        next(at),
+        next(at),
+        (Wave(next(at), steps[:2]), Wave(next(at), steps[2:])),
+        notes=(next(at),),
+        arguments={next(at): next(at)},
+    )
     run = Recorded(plan, name=next(at))
     error = CommandFailedError(next(at), where=next(at), why=next(at), hint=next(at))
     run.start((Finding(Severity.ERROR, next(at), next(at), next(at), next(at)),))
