@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kops_py.app.reports import emit_versions, reporting, versions_seen
 from kops_py.app.session import Confirm, Emit, Session, Settings, load_spec, resume_command, session
 from kops_py.engine.cancel import signals_end
 from kops_py.model.errors import (
@@ -23,7 +24,7 @@ from kops_py.model.errors import (
     PreflightError,
     UnreachableError,
 )
-from kops_py.model.event import Event, FindingsMade, Note, PlanMade, RunFinished, RunStarted, StepResult
+from kops_py.model.event import Event, FindingsMade, Note, PlanMade, RunFinished, RunStarted, SeenWhen, StepResult
 from kops_py.model.facts import Facts
 from kops_py.model.finding import Finding, blocking
 from kops_py.model.plan import Plan
@@ -72,7 +73,15 @@ Decide = Callable[[Session], Decided]
 
 
 def run_operation(settings: Settings, emit: Emit, confirm: Confirm, name: str, decide: Decide) -> RunResult:
-    """Plan an operation and, unless only the plan is wanted, carry it out; raises KopsError before it starts."""
+    """Plan an operation and, unless only the plan is wanted, carry it out; raises KopsError before it starts.
+
+    The reports that ``settings`` ask for are written at the end, however it ends.
+    """
+    with reporting(settings, emit) as told:
+        return _run_operation(settings, told, confirm, name, decide)
+
+
+def _run_operation(settings: Settings, emit: Emit, confirm: Confirm, name: str, decide: Decide) -> RunResult:
     spec = load_spec(settings)
     if settings.plan_only:
         with session(settings, spec, emit) as opened:
@@ -85,7 +94,16 @@ def run_operation(settings: Settings, emit: Emit, confirm: Confirm, name: str, d
     try:
         folder = _make_run_dir(settings, run_id)
         with _recorded(emit, folder) as record, session(settings, spec, record, work_dir=folder) as opened:
-            record(RunStarted(run_id=run_id, operation=name, cluster=spec.name, run_dir=str(folder)))
+            record(
+                RunStarted(
+                    run_id=run_id,
+                    operation=name,
+                    cluster=spec.name,
+                    run_dir=str(folder),
+                    by=who(),
+                    command=resume_command(settings.command),
+                )
+            )
             return _run_and_tell(opened, decide, RunPlace(run_id, folder), confirm)
     finally:
         lock.release()
@@ -123,6 +141,7 @@ def _run_and_tell(opened: Session, decide: Decide, place: RunPlace, confirm: Con
                 steps_failed=0,
                 steps_left=left,
                 failures=tuple(str(e) for e in errors),
+                errors=errors,
                 resume="" if code is ExitCode.DONE else resume_command(opened.settings.command),
             )
         )
@@ -191,15 +210,20 @@ def _execute(opened: Session, place: RunPlace, decided: Decided) -> RunResult:
     lease = _LeaseKeeper(opened, place.run_id)
     try:
         lease.take_if_possible()
+        if lease.is_held:
+            emit_versions(opened.kube, SeenWhen.BEFORE, opened.emit)
         engine = Engine(decided.performer(place), journal, opened.emit, opened.cancel)
 
         def replan() -> Plan:
             new, facts = decided.replan()
+            opened.emit(versions_seen(SeenWhen.AFTER, facts))
             _raise_for_lost_hosts(plan, facts)
             lease.take_if_possible()
             return new
 
         outcome = engine.run(plan, replan)
+        if lease.is_held:
+            emit_versions(opened.kube, SeenWhen.AFTER, opened.emit)
     except BaseException:
         journal.close()
         raise
@@ -215,6 +239,7 @@ def _execute(opened: Session, place: RunPlace, decided: Decided) -> RunResult:
         steps_failed=outcome.count(StepResult.FAILED),
         steps_left=len(plan.steps) - len(reached),
         failures=tuple(str(e) for e in outcome.errors),
+        errors=tuple(outcome.errors),
         resume="" if outcome.ok else resume_command(opened.settings.command),
     )
     journal.write("run-end", exit_code=int(code), duration_s=round(finished.duration_s, 3))
@@ -240,6 +265,11 @@ class _LeaseKeeper:
         self._opened = opened
         self._run_id = run_id
         self._lease: ClusterLease | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether there is a cluster to hold it in, and it was taken."""
+        return self._lease is not None
 
     def take_if_possible(self) -> None:
         """Take the Lease when the API answers; raises LockedError."""

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kops_py.app.reports import ReportFiles
 from kops_py.connect.base import Cancel, Fleet
-from kops_py.engine.cancel import signals_cancel
+from kops_py.engine.cancel import deadline_cancels, signals_cancel
+from kops_py.model.duration import Duration
 from kops_py.model.errors import ConfigError, HostError, KubeError
 from kops_py.model.event import Event
 from kops_py.model.facts import Facts
@@ -41,6 +43,8 @@ class Settings:
     plan_only: bool = False
     plan_digest: str = ""
     command: str = "kops-py"
+    reports: ReportFiles = field(default_factory=ReportFiles)
+    deadline: Duration | None = None
 
 
 Emit = Callable[[Event], None]
@@ -164,7 +168,7 @@ class Session:
 
 @contextmanager
 def session(settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path | None = None) -> Iterator[Session]:
-    """Open the connectors of a command; SIGINT and SIGTERM cancel what runs inside."""
+    """Open the connectors of a command; SIGINT, SIGTERM and its deadline cancel what runs inside."""
     from kops_py.connect.kube_access import KubeAccess
     from kops_py.connect.ssh import SshFleet
 
@@ -185,7 +189,7 @@ def session(settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path
     kube = KubeAccess(fleet, spec, folder, cancel)
     opened = Session(settings, spec, cancel, emit, folder, fleet, kube)
     try:
-        with signals_cancel(cancel):
+        with signals_cancel(cancel), deadline_cancels(cancel, settings.deadline):
             opened.become_password()  # a reference that leads nowhere is a mistake here, not on every host
             yield opened
     finally:

@@ -26,6 +26,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "bootstrap": ("kops_py.cli.bootstrap:bootstrap", "Build the cluster, or join what is missing."),
     "upgrade": ("kops_py.cli.upgrade:upgrade", "Upgrade Kubernetes, node by node."),
     "status": ("kops_py.cli.status:status", "Show nodes, versions, etcd, certificates and cordons."),
+    "runs": ("kops_py.cli.runs:runs", "Look at earlier runs, or make reports of them."),
     "kubeconfig": ("kops_py.cli.kubeconfig:kubeconfig", "Fetch the cluster's kubeconfig."),
 }
 

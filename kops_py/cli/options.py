@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from kops_py.app.session import Emit, Settings
+from kops_py.cli.report_options import deadline_option, report_files, report_options
 from kops_py.model.event import Event
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,7 +74,8 @@ def host_options(command: F) -> F:
 
 
 def plan_options(command: F) -> F:
-    """Add what commands that change things understand."""
+    """Add what commands that plan and run understand, the reports they leave and their deadline too."""
+    command = deadline_option(report_options(command))
     for option in (
         click.option("-y", "--yes", is_flag=True, help="do not ask; needed without a terminal"),
         click.option("--plan-digest", metavar="DIGEST", default="", help="run this plan and refuse any other"),
@@ -97,6 +99,8 @@ def settings_from(**given: Any) -> Settings:
         yes=bool(given.get("yes")),
         plan_only=bool(given.get("plan_only")),
         plan_digest=str(given.get("plan_digest") or ""),
+        reports=report_files(given),
+        deadline=given.get("deadline"),
         command=shlex.join(["kops-py", *click.get_current_context().obj]),
     )
 

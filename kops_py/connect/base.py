@@ -24,12 +24,17 @@ class Cancel:
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self.reason = ""
+        self._why: tuple[str, type[CancelledError]] | None = None  # one value: signal handlers set it, without a lock
 
-    def set(self, reason: str) -> None:
-        """Ask everything that waits to end."""
-        self.reason = self.reason or reason
+    def set(self, reason: str, kind: type[CancelledError] = CancelledError) -> None:
+        """Ask everything that waits to end; ``check`` raises ``kind``. The first of several reasons counts."""
+        self._why = self._why or (reason, kind)
         self._event.set()
+
+    @property
+    def reason(self) -> str:
+        """Return why the run is to end; empty while it is not."""
+        return self._why[0] if self._why else ""
 
     @property
     def is_set(self) -> bool:
@@ -41,9 +46,10 @@ class Cancel:
         return self._event.wait(timeout_s)
 
     def check(self) -> None:
-        """Raise CancelledError when the run is to end."""
-        if self.is_set:
-            raise CancelledError(f"interrupted ({self.reason})")
+        """Raise CancelledError, or the kind of it that was asked for, when the run is to end."""
+        if self._why is not None:
+            reason, kind = self._why
+            raise kind(f"interrupted ({reason})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks the run to end cleanly, the second ends the program at once.
+"""Ctrl-C, SIGTERM and the deadline of a run: the first asks the run to end cleanly, a second signal ends the program.
 
 Where the program only waits for a person's answer there is nothing to end cleanly: the first ends it.
 """
@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 from kops_py.connect.base import Cancel
-from kops_py.model.errors import ExitCode
+from kops_py.model.duration import Duration
+from kops_py.model.errors import ExitCode, RunDeadlineError
 
 
 def signals_cancel(cancel: Cancel) -> AbstractContextManager[None]:
@@ -35,6 +36,24 @@ def signals_end() -> AbstractContextManager[None]:
         raise KeyboardInterrupt
 
     return _handling(on_signal)
+
+
+@contextmanager
+def deadline_cancels(cancel: Cancel, deadline: Duration | None) -> Iterator[None]:
+    """Set ``cancel`` when the block runs longer than ``deadline``; None: it may run as long as it likes.
+
+    The run then ends as with SIGTERM: nothing new is begun, and RunDeadlineError says why.
+    """
+    if deadline is None:
+        yield
+        return
+    timer = threading.Timer(deadline.seconds, cancel.set, (f"deadline of {deadline}", RunDeadlineError))
+    timer.name, timer.daemon = "kops-py deadline", True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -133,8 +133,7 @@ class Engine:
         self._journal.write("wave", wave=wave.name)
         before = len(self._failed_nodes)
         cluster_failed = self._run_together(steps) if wave.together else self._run_chains(wave, steps)
-        if self._cancel.is_set:
-            raise CancelledError(f"interrupted ({self._cancel.reason})")
+        self._cancel.check()
         return not cluster_failed and len(self._failed_nodes) - before <= wave.failures_allowed
 
     def _run_chains(self, wave: Wave, steps: Sequence[Step]) -> bool:

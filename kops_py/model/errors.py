@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     ANSIBLE = 13
     BACKUP = 14
     PENDING_CHANGES = 20
+    DEADLINE = 124
     INTERRUPTED = 130
 
 
@@ -180,3 +181,9 @@ class CancelledError(KopsError):
     """The person or the scheduler asked the program to end."""
 
     code = ExitCode.INTERRUPTED
+
+
+class RunDeadlineError(CancelledError):
+    """The time that ``--deadline`` gave to the whole run is over; the code is that of timeout(1)."""
+
+    code = ExitCode.DEADLINE

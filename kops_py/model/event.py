@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from kops_py.model.errors import KopsError
 from kops_py.model.finding import Finding
 from kops_py.model.plan import Plan
 
@@ -38,18 +39,25 @@ class Event:
                 value = value.to_json()
             elif isinstance(value, tuple):
                 value = [v.to_json() if hasattr(v, "to_json") else v for v in value]
+            elif isinstance(value, Mapping):
+                value = dict(value)
             body[item.name] = value
         return body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
-    """A run begins; ``run_dir`` holds its journal and logs."""
+    """A run begins, started ``by`` user@host; ``command`` goes on with it should it be killed.
+
+    ``run_dir`` holds its journal and logs.
+    """
 
     run_id: str
     operation: str
     cluster: str
     run_dir: str
+    by: str = ""
+    command: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +72,21 @@ class FindingsMade(Event):
     """What the checks before the run found."""
 
     findings: tuple[Finding, ...]
+
+
+class SeenWhen(StrEnum):
+    """Which look at the cluster it was."""
+
+    BEFORE = "before"
+    AFTER = "after"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionsSeen(Event):
+    """The kubelet version of each node, before the run or after it; of several with one ``when`` the last counts."""
+
+    when: SeenWhen
+    nodes: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +138,10 @@ class Note(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished(Event):
-    """A run ended; ``failures`` are sentences, ``resume`` the command that continues (empty when done)."""
+    """A run ended; ``failures`` are sentences, ``resume`` the command that continues (empty when done).
+
+    ``errors`` are the failures in full: what, where, why, and what to do.
+    """
 
     exit_code: int
     duration_s: float
@@ -124,6 +150,7 @@ class RunFinished(Event):
     steps_failed: int
     steps_left: int
     failures: tuple[str, ...] = field(default=())
+    errors: tuple[KopsError, ...] = field(default=())
     resume: str = ""
 
 

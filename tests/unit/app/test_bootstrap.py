@@ -87,6 +87,7 @@ class World:
     asked: list[Plan] = field(default_factory=list)
     answer: bool = True
     looks: int = 0
+    cancel: Cancel = field(default_factory=Cancel)
     before_look: Callable[[int], None] = lambda _: None
     closed: bool = False
 
@@ -132,7 +133,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path | None = None
     ) -> Iterator[SimSession]:
         kube = cast(KubeAccess, SimAccess(made))
-        opened = SimSession(settings, spec, Cancel(), emit, work_dir or tmp_path, made.fleet, kube, world=made)
+        made.cancel = Cancel()
+        opened = SimSession(settings, spec, made.cancel, emit, work_dir or tmp_path, made.fleet, kube, world=made)
         try:
             with signals_cancel(opened.cancel):
                 yield opened
