@@ -17,6 +17,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests import soak
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 LAYER_PACKAGES = ["containerd", "conntrack", "socat", "ethtool", "ebtables", "containernetworking-plugins"]
@@ -32,7 +34,7 @@ PARTS: dict[str, list[list[str]]] = {
     "unit": [[*PYTEST, "-n", "2", "--timeout", "120", "-m", "not soak", "tests/unit"]],
     "integration": [[*PYTEST, "-m", "not soak", "tests/integration"]],
     "e2e": [[*PYTEST, "-m", "not soak", "tests/e2e"]],
-    "soak": [[*PYTEST, "-m", "soak", "tests"]],
+    "soak": [],  # see tests/soak.py
     "pythons": [[sys.executable, "-m", "tests.pythons"]],
 }
 CI_PARTS = ("lint", "types", "unit", "integration", "e2e")
@@ -129,20 +131,44 @@ def summary(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def write_result(path: Path, text: str) -> None:
-    """Keep a summary in docs/, with date and commit, as it was printed."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    date = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    head = f"# Result of `make {path.stem}`\n\nAs printed; {date}, commit {commit.stdout.strip()}."
-    path.write_text(f"{head}\n\n```\n{text}\n```\n")
+def run_soak(words: list[str], document: Path | None) -> Result:
+    """Run the long tests whose id holds any of the words (all without words), and keep each result at once."""
+    result, known, started = Result("soak", True, 0.0), soak.names(), time.monotonic()
+    names = soak.chosen(known, words)
+    for number, name in enumerate(names, 1):
+        say(f"soak {number} of {len(names)}: {name}")
+        record = soak.run_one(name, document)
+        say(f"{name}: {record.outcome} after {record.duration_s} s")
+        if document is not None:
+            soak.keep(document, record, known)
+        result.counts[record.outcome] += 1
+        if record.outcome == "skipped":
+            result.skipped[record.said] += 1
+    result.ok = set(result.counts) <= {"passed", "skipped"}
+    result.duration_s = time.monotonic() - started
+    return result
+
+
+def options(arguments: list[str], name: str) -> tuple[list[str], list[str]]:
+    """Take every ``NAME VALUE`` out of the arguments; returns the values and the rest."""
+    values, rest, left = [], [], list(arguments)
+    while left:
+        word = left.pop(0)
+        if word == name and left:
+            values.append(left.pop(0))
+        else:
+            rest.append(word)
+    return values, rest
 
 
 def main(arguments: list[str]) -> int:
-    """Run the named parts, or what CI runs; ``--write FILE`` keeps the summary."""
-    target = None
-    if "--write" in arguments:
-        at = arguments.index("--write")
-        target, arguments = Path(arguments[at + 1]), arguments[:at] + arguments[at + 2 :]
+    """Run the named parts, or what CI runs.
+
+    For the soak, ``--write FILE`` keeps what came of each test, and ``--only WORD`` (as often as wanted) runs the
+    tests whose id holds the word.
+    """
+    targets, arguments = options(arguments, "--write")
+    words, arguments = options(arguments, "--only")
     names = arguments or list(CI_PARTS)
     unknown = set(names) - set(PARTS)
     if unknown:
@@ -155,11 +181,12 @@ def main(arguments: list[str]) -> int:
             if name in NEED_SYSTEMS and preparation is not None:
                 preparation.wait()
                 preparation = None
-            results.append(run_part(name, Path(folder)))
+            if name == "soak":
+                results.append(run_soak(words, Path(targets[-1]) if targets else None))
+            else:
+                results.append(run_part(name, Path(folder)))
     text = summary(results)
     print(f"\n{text}")
-    if target is not None:
-        write_result(target, text)
     return 0 if all(r.ok for r in results) else 1
 
 

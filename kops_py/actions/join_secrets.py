@@ -90,24 +90,40 @@ def _token_secret(token: str) -> JsonObject:
 
 
 def mark_uploaded_certificates(api: KubeApi) -> None:
-    """Label the uploaded certificates as ours, so that a later run knows it may remove them."""
-    api.patch(f"{SECRETS_PATH}/{UPLOADED_CERTIFICATES}", {"metadata": {"labels": MANAGED_BY}})
+    """Label the uploaded certificates and the token that limits their life as ours; nothing when there are none.
+
+    So a later run knows that it may remove them. The token needs a label of its own, because a fresh upload leaves
+    the token of the one before without an owner: kubeadm makes a new one each time.
+    """
+    secret = api.get_or_none(f"{SECRETS_PATH}/{UPLOADED_CERTIFICATES}")
+    if secret is None:
+        return
+    for name in (*_owner_tokens(secret), UPLOADED_CERTIFICATES):
+        try:
+            api.patch(f"{SECRETS_PATH}/{name}", {"metadata": {"labels": MANAGED_BY}})
+        except KubeError as error:
+            if error.status != 404:
+                raise
 
 
 def revoke(api: KubeApi, names: tuple[str, ...]) -> None:
     """Delete these join secrets, and with the certificates the token that only limits their life."""
     for name in names:
         if name == UPLOADED_CERTIFICATES:
-            _delete_owner_token(api)
-        try:
-            api.delete(f"{SECRETS_PATH}/{name}")
-        except KubeError as error:
-            if error.status != 404:
-                raise
+            for owner in _owner_tokens(api.get_or_none(f"{SECRETS_PATH}/{name}") or {}):
+                _delete(api, owner)
+        _delete(api, name)
 
 
-def _delete_owner_token(api: KubeApi) -> None:
-    secret = api.get_or_none(f"{SECRETS_PATH}/{UPLOADED_CERTIFICATES}")
-    for owner in (secret or {}).get("metadata", {}).get("ownerReferences", []):
-        if owner.get("kind") == "Secret" and str(owner.get("name", "")).startswith("bootstrap-token-"):
-            api.delete(f"{SECRETS_PATH}/{owner['name']}")
+def _delete(api: KubeApi, name: str) -> None:
+    try:
+        api.delete(f"{SECRETS_PATH}/{name}")
+    except KubeError as error:
+        if error.status != 404:
+            raise
+
+
+def _owner_tokens(secret: JsonObject) -> list[str]:
+    owners = secret.get("metadata", {}).get("ownerReferences", [])
+    names = [str(o.get("name", "")) for o in owners if o.get("kind") == "Secret"]
+    return [n for n in names if n.startswith("bootstrap-token-")]

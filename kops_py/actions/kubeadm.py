@@ -288,6 +288,7 @@ def _certificate_key(deps: Deps, api: KubeApi, member: HostSpec, ctx: StepContex
     key = deps.join_secrets.certificate_key()
     if key:
         return key
+    mark_uploaded_certificates(api)  # of a run that was killed: their token would have no owner after the upload
     key = kubeadm.new_certificate_key()
     host, path = deps.fleet.host(member.name), f"{CONFIG_DIR}/upload-certs.yaml"
     config = kubeadm.upload_certs_config(deps.spec, member, certificate_key=key)

@@ -82,10 +82,9 @@ def _print_errors(settings: Settings, result: RunResult) -> None:
     from kops_py.app.session import resume_command
     from kops_py.report.text import errors_text
 
-    started = result.run_dir is not None
     text = errors_text(
         result.errors,
-        resume=resume_command(settings.command) if started else "",
-        log=str(result.run_dir) if started else "",
+        resume="" if settings.plan_only else resume_command(settings.command),
+        log=str(result.run_dir) if result.run_dir is not None else "",
     )
     click.echo(text, err=True)

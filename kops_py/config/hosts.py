@@ -254,7 +254,8 @@ class _HostReader:
         """Return the node's taints, or None for kubeadm's own choice.
 
         As in Kubespray: a control plane that is also in kube_node takes any pod, and taints of the inventory come
-        on top of a control plane's own.
+        on top of a control plane's own, so that an empty list changes nothing there. The API takes one taint per
+        key and effect: the inventory's own word on kubeadm's taint replaces it.
         """
         name, value = self._get("node_taints")
         if isinstance(value, str):
@@ -262,14 +263,21 @@ class _HostReader:
         if value is not None and not isinstance(value, list):
             self._add((name,), f"{name} must be a list, this is {kind_of(value)}")
             value = None
-        given = []
+        given: list[Taint] = []
         for item in value or []:
             try:
-                given.append(names.parse_taint(str(item)))
+                taint = names.parse_taint(str(item))
             except ValueError as error:
                 self._add((name,), f"taint {show(str(item))} is not valid", why=str(error))
+                continue
+            if any((t.key, t.effect) == (taint.key, taint.effect) for t in given):
+                why = "a node has one taint of a key and an effect"
+                self._add((name,), f"taint {show(str(item))} is given twice", why=why)
+            given.append(taint)
         if Group.CONTROL_PLANE not in groups:
             return tuple(given) if value is not None else None
         if Group.NODE in groups:
             return tuple(given)
-        return (*(Taint(key, "", "NoSchedule") for key in default_keys), *given) if given else None
+        own = (Taint(key, "", "NoSchedule") for key in default_keys)
+        said = {(t.key, t.effect) for t in given}
+        return (*(t for t in own if (t.key, t.effect) not in said), *given) if given else None

@@ -76,7 +76,7 @@ Other groups and their hosts are ignored. Host names become node names: lower-ca
 | `ansible_become` | whether sudo is used; true unless the user is root |
 | `ansible_connection` | `ssh` or `local` |
 | `node_labels` | map of labels |
-| `node_taints` | list of `key=value:Effect`; on a control plane they come on top of its own taint |
+| `node_taints` | list of `key=value:Effect`; on a control plane they come on top of its own (see `kube_node`) |
 | `etcd_member_name` | name of the external etcd member; the host's name when not given |
 
 Values must be plain: a template (`{{ ... }}`) in one of these variables is refused, as kops-py does not evaluate

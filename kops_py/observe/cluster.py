@@ -297,16 +297,14 @@ def stuck_pods(pods: Iterable[JsonObject]) -> tuple[str, ...]:
 
 
 def join_secrets(tokens: Iterable[JsonObject], uploaded: JsonObject | None) -> tuple[str, ...]:
-    """Name what a join of ours left: bootstrap tokens described as kops-py's, and uploaded certificates.
+    """Name what a join of ours left: bootstrap tokens labelled or described as kops-py's, and uploaded certificates.
 
-    Only names and descriptions are looked at; the token values are not kept. Uploaded certificates count as ours
-    when labelled so or when such a token is still there.
+    Only names, labels and descriptions are looked at; the token values are not kept. Uploaded certificates count as
+    ours when labelled so or when such a token is still there.
     """
-    names = [str(s["metadata"]["name"]) for s in tokens if _describes_ours(s)]
-    if uploaded is not None:
-        labels = uploaded["metadata"].get("labels") or {}
-        if names or MANAGED_BY.items() <= labels.items():
-            names.append(UPLOADED_CERTIFICATES)
+    names = [str(s["metadata"]["name"]) for s in tokens if _is_our_token(s)]
+    if uploaded is not None and (names or _is_labelled_ours(uploaded)):
+        names.append(UPLOADED_CERTIFICATES)
     return tuple(sorted(names))
 
 
@@ -355,9 +353,15 @@ def _taint(taint: Mapping[str, Any]) -> str:
     return f"{taint['key']}={value}:{taint['effect']}" if value else f"{taint['key']}:{taint['effect']}"
 
 
-def _describes_ours(secret: JsonObject) -> bool:
+def _is_labelled_ours(secret: JsonObject) -> bool:
+    return MANAGED_BY.items() <= (secret["metadata"].get("labels") or {}).items()
+
+
+def _is_our_token(secret: JsonObject) -> bool:
     if not str(secret["metadata"]["name"]).startswith("bootstrap-token-"):
         return False
+    if _is_labelled_ours(secret):
+        return True
     try:
         text = base64.b64decode((secret.get("data") or {}).get("description") or "")
     except (binascii.Error, ValueError):

@@ -80,6 +80,19 @@ def readable(size_bytes: int) -> str:
     return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB else f"{size_bytes // MIB} MiB"
 
 
+def readable_limit(size_bytes: int) -> str:
+    """Return a round size just above this one: what changes all the time reads the same from call to call."""
+    step = GIB if size_bytes >= GIB else 100 * MIB if size_bytes >= 100 * MIB else 10 * MIB
+    size = (size_bytes // step + 1) * step
+    return f"{size // GIB} GiB" if size >= GIB else f"{size // MIB} MiB"
+
+
+def round_below(value: float) -> int:
+    """Return the largest of 1, 2, 5, 10, 20, 50, ... that is not above the value; 0 when it is below 1."""
+    steps = [factor * 10**power for power in range(10) for factor in (1, 2, 5)]
+    return max((step for step in steps if step <= value), default=0)
+
+
 def numbers(version: str) -> tuple[int, ...]:
     """Return the leading numbers of a dotted version: ``1.6.20~ds1`` is (1, 6, 20)."""
     found: list[int] = []

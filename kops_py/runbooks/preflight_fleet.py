@@ -9,7 +9,7 @@ from statistics import median_low
 from kops_py.model.facts import HostFacts
 from kops_py.model.finding import Severity
 from kops_py.model.version import Version, kubelet_lag
-from kops_py.runbooks.preflight_check import Check, Hit, View
+from kops_py.runbooks.preflight_check import Check, Hit, View, round_below
 
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
@@ -59,13 +59,15 @@ def _time_skew(view: View) -> Iterator[Hit]:
         return
     middle = median_low([facts.clock_offset_s for _, facts in pairs])
     reference = next(facts for _, facts in pairs if facts.clock_offset_s == middle)
+    # Which of many hosts is in the middle changes from call to call.
+    whose = f"that of {reference.name}" if len(pairs) == 2 else "those of most hosts"
     for host, facts in pairs:
         difference_s = facts.clock_offset_s - reference.clock_offset_s
         sure_s = abs(difference_s) - facts.clock_uncertainty_s - reference.clock_uncertainty_s
         if sure_s > SKEW_WARNING_S:
             side = "ahead of" if difference_s > 0 else "behind"
             severity = ERROR if sure_s > SKEW_ERROR_S else WARNING
-            message = f"its clock is {abs(difference_s):.1f} s {side} that of {reference.name}"
+            message = f"its clock is more than {round_below(sure_s)} s {side} {whose}"
             yield Hit(host.name, message, severity)
 
 

@@ -9,7 +9,7 @@ from kops_py.model.facts import DiskFacts
 from kops_py.model.finding import Severity
 from kops_py.model.spec import ContainerdSource
 from kops_py.model.version import facts_of
-from kops_py.runbooks.preflight_check import GIB, MIB, Check, Hit, Run, View, numbers, readable
+from kops_py.runbooks.preflight_check import GIB, MIB, Check, Hit, Run, View, numbers, readable, readable_limit
 
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
@@ -131,8 +131,8 @@ def _disk(view: View) -> Iterator[Hit]:
                 continue
             said.add((disk.mount, severity))
             place = f"{path} (on {disk.mount})" if disk.mount and disk.mount != path else path
-            free, size = readable(disk.free_bytes), readable(disk.size_bytes)
-            yield Hit(host.name, f"{free} of {size} free for {place}", severity)
+            free, size = readable_limit(disk.free_bytes), readable(disk.size_bytes)
+            yield Hit(host.name, f"less than {free} of {size} free for {place}", severity)
 
 
 def _disk_severity(disk: DiskFacts, error_below: int, warning_below: int, *, image_store: bool) -> Severity | None:

@@ -9,7 +9,7 @@ from kops_py.model.facts import HostFacts
 from kops_py.model.finding import Severity
 from kops_py.model.preflight import PortProbe, Reach, UrlProbe, UrlUse
 from kops_py.model.spec import HostSpec, Network
-from kops_py.runbooks.preflight_check import Check, Hit, Run, View
+from kops_py.runbooks.preflight_check import Check, Hit, Run, View, round_below
 
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
@@ -221,8 +221,9 @@ def _disk_slow(view: View) -> Iterator[Hit]:
     for probe in view.probes.fsync:
         if probe.p99_ms > SLOW_DISK_WARNING_MS:
             severity = ERROR if probe.p50_ms > SLOW_DISK_ERROR_MS else WARNING
-            usual, worst = f"{probe.p50_ms:.1f} ms", f"{probe.p99_ms:.1f} ms"
-            message = f"a synced write in {probe.path} takes {usual}, one in a hundred {worst}"
+            usual, worst = round_below(probe.p50_ms), round_below(probe.p99_ms)
+            message = f"one synced write in a hundred in {probe.path} takes over {worst} ms"
+            message += f", half of them over {usual} ms" if usual else ""
             yield Hit(probe.host, message, severity)
 
 

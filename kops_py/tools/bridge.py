@@ -30,7 +30,6 @@ ROUTE_PROTOCOL = 76
 
 _NETWORK = "kops-py-bridge"
 _NODE = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
-_PEER = re.compile(r"(?P<name>[^=\s]+)=(?P<cidr>[^@\s]+)@(?P<address>\S+)")
 
 _UNIT_TEXT = f"""\
 [Unit]
@@ -97,25 +96,6 @@ for network in {networks}; do
 done
 """
 
-_REMOVE = """\
-set -u
-systemctl disable --now {unit} 2>/dev/null
-rm -f {files}
-systemctl daemon-reload
-for family in -4 -6; do
-  ip "$family" route flush proto {protocol} 2>/dev/null
-done
-for network in {networks}; do
-  case "$network" in *:*) program=ip6tables ;; *) program=iptables ;; esac
-  "$program" -w -t nat -D POSTROUTING -s "$network" ! -d "$network" -m comment --comment kops-py -j MASQUERADE
-  "$program" -w -D FORWARD -s "$network" -m comment --comment kops-py -j ACCEPT
-  "$program" -w -D FORWARD -d "$network" -m comment --comment kops-py -j ACCEPT
-done 2>/dev/null
-ip link delete {bridge} 2>/dev/null
-rm -rf /var/lib/cni/networks/{network}
-exit 0
-"""
-
 
 def conflist(pod_cidrs: Sequence[str], *, mtu: int | None = None) -> str:
     """Return the CNI configuration of a node with these podCIDRs (one per address family).
@@ -163,17 +143,6 @@ def peers_text(nodes: Mapping[str, tuple[str, str]]) -> str:
     return "".join(lines)
 
 
-def parse_peers(text: str) -> dict[str, tuple[str, str]]:
-    """Read the content of PEERS_PATH: podCIDR and address by name; raises ValueError."""
-    nodes: dict[str, tuple[str, str]] = {}
-    for line in filter(None, map(str.strip, text.splitlines())):
-        match = _PEER.fullmatch(line)
-        if match is None:
-            raise ValueError(f"{line!r} is not of the form name=podcidr@address")
-        nodes[match["name"]] = (match["cidr"], match["address"])
-    return nodes
-
-
 def routes_script(node: str, pod_subnets: Iterable[Network]) -> str:
     """Return a node's script: makes routes and masquerading as the list of peers says, and removes others."""
     if _NODE.fullmatch(node) is None:
@@ -195,18 +164,6 @@ def routes_unit() -> str:
 def apply_script() -> str:
     """Return a script for after the files were written: starts the unit now and at every boot."""
     return f"set -eu\nsystemctl daemon-reload\nsystemctl enable --quiet {UNIT}\nsystemctl restart {UNIT}\n"
-
-
-def remove_script(pod_subnets: Iterable[Network]) -> str:
-    """Return a script that takes everything of this network off a node; safe to run twice."""
-    return _REMOVE.format(
-        unit=UNIT,
-        files=f"{CNI_PATH} {PEERS_PATH} {SCRIPT_PATH} {UNIT_PATH}",
-        protocol=ROUTE_PROTOCOL,
-        networks=" ".join(str(subnet) for subnet in pod_subnets),
-        bridge=BRIDGE,
-        network=_NETWORK,
-    )
 
 
 def uplink_argv(node_ip: str) -> tuple[str, ...]:

@@ -140,20 +140,13 @@ def join_config(
     return _render(spec, [document])
 
 
-def upload_certs_config(
-    spec: ClusterSpec,
-    node: HostSpec,
-    *,
-    certificate_key: str | None = None,
-    token: str | None = None,
-    token_ttl_s: float = 0.0,
-) -> str:
-    """Render the configuration for single phases of init on a running cluster: upload of certificates, token.
+def upload_certs_config(spec: ClusterSpec, node: HostSpec, *, certificate_key: str) -> str:
+    """Render the configuration for uploading the certificates of a running cluster again, see upload_certs_argv.
 
-    For ``upload_certs_argv`` and ``bootstrap_token_argv``. ClusterConfiguration is in it because kubeadm would ask
-    the internet for a version without it, and because it says which certificates belong to the set.
+    ClusterConfiguration is in it because kubeadm would ask the internet for a version without it, and because it
+    says which certificates belong to the set.
     """
-    init = _init_document(spec, node, token=token, token_ttl_s=token_ttl_s, certificate_key=certificate_key, ignore=())
+    init = _init_document(spec, node, token=None, token_ttl_s=0.0, certificate_key=certificate_key, ignore=())
     return _render(spec, [init, _cluster_document(spec)])
 
 
@@ -165,11 +158,6 @@ def check_extra(spec: ClusterSpec) -> None:
 def labels_via_kubelet(host: HostSpec) -> dict[str, str]:
     """Return the inventory labels that the kubelet may give its own node, sorted."""
     return {key: value for key, value in sorted(host.labels.items()) if _may_label_itself(key)}
-
-
-def labels_via_api(host: HostSpec) -> dict[str, str]:
-    """Return the inventory labels that only the API may give (``node-role.kubernetes.io/...``), sorted."""
-    return {key: value for key, value in sorted(host.labels.items()) if not _may_label_itself(key)}
 
 
 def node_addresses(spec: ClusterSpec, host: HostSpec) -> str:
@@ -391,11 +379,6 @@ def upload_certs_argv(config_path: str) -> tuple[str, ...]:
     )
 
 
-def bootstrap_token_argv(config_path: str) -> tuple[str, ...]:
-    """Return the argv that makes the configuration's token in a running cluster, with the rights it needs."""
-    return ("kubeadm", "init", "phase", "bootstrap-token", "--skip-token-print", "--config", config_path)
-
-
 def upgrade_apply_argv(version: Version, *, ignore_preflight_errors: Iterable[str] = ()) -> tuple[str, ...]:
     """Return the argv of ``kubeadm upgrade apply`` without questions.
 
@@ -425,21 +408,6 @@ def config_validate_argv(version: Version, config_path: str) -> tuple[str, ...] 
     if not facts_of(version).has_config_validate:
         return None
     return ("kubeadm", "config", "validate", "--config", config_path)
-
-
-def images_list_argv(config_path: str) -> tuple[str, ...]:
-    """Return the argv that lists the images of a configuration as JSON, for parse_images_list."""
-    return ("kubeadm", "config", "images", "list", "-o", "json", "--config", config_path)
-
-
-def parse_images_list(output: str) -> tuple[str, ...]:
-    """Read the images from the JSON of images_list_argv; raises ValueError."""
-    import json
-
-    images = json.loads(output).get("images")
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise ValueError("kubeadm's list of images has another form than expected")
-    return tuple(images)
 
 
 def new_token() -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kops_py.model.facts import JobState
@@ -97,23 +97,6 @@ while :; do
 done
 """
 
-_LIST = """\
-set -u
-for dir in {jobs}/*/; do
-  [ -d "$dir" ] || continue
-  job=$(basename "$dir")
-  if [ -f "$dir/rc" ]; then
-    echo "$job ended $(cat "$dir/rc")"
-  elif unit_lives "$job"; then
-    echo "$job running"
-  elif [ -f "$dir/rc" ]; then
-    echo "$job ended $(cat "$dir/rc")"
-  else
-    echo "$job interrupted"
-  fi
-done
-"""
-
 _CLEAR = """\
 set -eu
 job={job}
@@ -176,11 +159,6 @@ def wait_job_script(job: str, timeout_s: float) -> str:
     return _STATE_FUNCTIONS + _WAIT.format(job=job, jobs=JOBS_DIR, wait_s=max(0, math.ceil(timeout_s)))
 
 
-def list_jobs_script() -> str:
-    """Return a script that prints the state of every job of a host, for parse_jobs."""
-    return _STATE_FUNCTIONS + _LIST.format(jobs=JOBS_DIR)
-
-
 def clear_job_script(job: str) -> str:
     """Return a script that removes what an ended job left; JOB_RUNNING_STATUS when it is running."""
     job_dir(job)
@@ -209,14 +187,3 @@ def parse_job_status(text: str) -> JobStatus | None:
     if words in {JobState.RUNNING, JobState.INTERRUPTED}:
         return JobStatus(JobState(words))
     raise ValueError(f"{text!r} is not the state of a job")
-
-
-def parse_jobs(text: str) -> Mapping[str, JobStatus]:
-    """Read the output of list_jobs_script; raises ValueError."""
-    jobs: dict[str, JobStatus] = {}
-    for line in text.splitlines():
-        job, _, state = line.partition(" ")
-        status = parse_job_status(state)
-        if status is not None:
-            jobs[job] = status
-    return jobs

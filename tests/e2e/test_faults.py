@@ -41,7 +41,9 @@ class BadDay:
 
     def fail(self, exit_code: int, *words: str, arguments: tuple[str, ...] = ()) -> Finished:
         """Run the command; it must end with this code and say these words."""
-        return self.check(self.bed.bootstrap(*arguments, exit_code=exit_code), *words)
+        finished = self.check(self.bed.bootstrap(*arguments, exit_code=exit_code), *words)
+        assert "continue with: kops-py bootstrap -y" in finished.stderr, finished.report()
+        return finished
 
     def check(self, finished: Finished, *words: str) -> Finished:
         """What was said holds these words, the command to continue with, no traceback and no password."""

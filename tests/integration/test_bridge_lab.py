@@ -127,14 +127,3 @@ def test_a_peer_in_another_network_is_an_error_that_names_it(nodes: tuple[Node, 
     result = n1.ssh(f"sudo sh -c {shlex.quote(script)}", check=False)
     assert result.returncode == 1
     assert "no route to the pods of far" in result.stderr
-
-
-def test_removal_leaves_nothing_and_can_be_done_twice(nodes: tuple[Node, ...]) -> None:
-    n2 = nodes[1]
-    for _ in range(2):
-        n2.exec(bridge.remove_script(PODS))
-        assert (routes(n2), rules(n2)) == (set(), [])
-        files = (bridge.CNI_PATH, bridge.PEERS_PATH, bridge.SCRIPT_PATH, bridge.UNIT_PATH)
-        assert (
-            n2.exec(f"ls {' '.join(files)} 2>/dev/null; ip -o link show {bridge.BRIDGE} 2>/dev/null; true").stdout == ""
-        )

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
 import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from kops_py.actions import jobs, kubeadm
-from kops_py.actions.join_secrets import TOKEN_TTL_S
+from kops_py.actions.join_secrets import TOKEN_TTL_S, revoke
 from kops_py.model.actions import InitControlPlane, JoinNode
 from kops_py.model.errors import CancelledError, CommandFailedError, DeadlineError, KubeError, UnreachableError
 from kops_py.model.version import Version
+from kops_py.observe.cluster import observe_join_secrets
 from kops_py.tools import kubeadm as tool
 from tests.fakes.kube import node
 from tests.fakes.ssh import Call, FakeHost, Reply
@@ -24,7 +27,11 @@ from tests.unit.actions.stage import Stage, stage
 
 SECRETS = "/api/v1/namespaces/kube-system/secrets"
 INIT, JOIN = "/etc/kops-py/kubeadm-init.yaml", "/etc/kops-py/kubeadm-join.yaml"
-CERTS = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "kubeadm-certs", "namespace": "kube-system"}}
+CERTS: dict[str, Any] = {
+    "apiVersion": "v1",
+    "kind": "Secret",
+    "metadata": {"name": "kubeadm-certs", "namespace": "kube-system"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -356,6 +363,28 @@ def test_a_control_plane_without_a_key_from_this_run_gets_a_fresh_upload() -> No
     marked = made.kube.object(f"{SECRETS}/kubeadm-certs")
     assert marked is not None
     assert marked["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "kops-py"}
+    made.kube.assert_clean()
+
+
+def test_the_token_that_a_fresh_upload_leaves_without_an_owner_is_known_as_ours() -> None:
+    """kubeadm makes one for each upload; those of runs that were killed were left in the cluster for two hours."""
+    made = join_stage(2, 0)
+    old = copy.deepcopy(CERTS)
+    old["metadata"]["ownerReferences"] = [{"kind": "Secret", "name": "bootstrap-token-old000"}]
+    made.kube.add(old)
+    made.kube.add(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "type": "bootstrap.kubernetes.io/token",
+            "metadata": {"name": "bootstrap-token-old000", "namespace": "kube-system"},
+        }
+    )
+    upload_certificates(made)  # replaces the Secret, its owner as well
+    join(made, "n2", control_plane=True)
+    assert "bootstrap-token-old000" in observe_join_secrets(made.kube)
+    revoke(made.kube, observe_join_secrets(made.kube))
+    assert list(made.kube.items(SECRETS)) == []
     made.kube.assert_clean()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kops_py.actions import health, labels, network, prepare
-from kops_py.actions.join_secrets import revoke
+from kops_py.actions.join_secrets import mark_uploaded_certificates, revoke
 from kops_py.actions.perform import ClusterPerformer
 from kops_py.connect.base import AnsibleHostResult, AnsibleResult, AnsibleStatus, Cancel, OnTask
 from kops_py.model.actions import (
@@ -315,6 +315,12 @@ def test_secrets_that_stay_fail_the_proof_by_name() -> None:
     with pytest.raises(KubeError) as caught:
         ClusterPerformer(made.deps).verify(made.ctx(RevokeJoinSecrets(), ""))
     assert caught.value.why == "bootstrap-token-ours00, kubeadm-certs"
+
+
+def test_nothing_is_marked_where_no_certificates_were_uploaded() -> None:
+    made = stage()
+    mark_uploaded_certificates(made.kube)
+    assert made.kube.writes() == []
 
 
 def test_what_is_gone_already_is_no_error_and_what_is_refused_is() -> None:

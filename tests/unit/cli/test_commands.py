@@ -19,7 +19,7 @@ from kops_py.app.run import RunResult
 from kops_py.app.session import Settings
 from kops_py.cli import main
 from kops_py.model.actions import ConfigureBridge
-from kops_py.model.errors import ExitCode, KopsError, UnreachableError
+from kops_py.model.errors import ExitCode, KopsError, PreflightError, UnreachableError
 from kops_py.model.event import Event, Note, RunFinished, StepFinished, StepResult, StepStarted
 from kops_py.model.finding import Finding, Severity
 from kops_py.model.plan import Plan, Step, Wave
@@ -89,6 +89,26 @@ def test_a_plan_as_json_is_one_object_with_its_digest(
     found = json.loads(out)
     assert (found["digest"], found["findings"][0]["id"]) == (PLAN.digest, "swap-on")
     assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "end"),
+    [
+        (["-y"], "  next: mend them\n  continue with: kops-py bootstrap -y\n"),
+        (["-y", "--plan-digest", "0" * 64], "  next: mend them\n  continue with: kops-py bootstrap -y\n"),
+        (["--plan"], "  next: mend them\n"),  # nothing was to be run
+    ],
+)
+def test_findings_that_stop_a_run_end_with_the_command_that_goes_on(
+    argv: list[str],
+    end: str,
+    answers: Callable[[RunResult], list[Settings]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stop = PreflightError("1 finding must be mended before anything is touched", hint="mend them")
+    answers(RunResult(ExitCode.PREFLIGHT, PLAN, (SWAP,), (stop,)))
+    assert main.run(["bootstrap", *argv]) == 3
+    assert capsys.readouterr().err.endswith(end)
 
 
 def test_a_plan_for_people_has_findings_and_table(

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from kops_py.model.errors import ConfigError
 from kops_py.model.spec import Taint
+from kops_py.model.version import Version, facts_of
+from kops_py.tools import kubeadm
 from tests.unit.config.files import Pair, checked, listing
 
 
@@ -71,6 +74,7 @@ def test_a_good_pair(pair: Pair) -> None:
         ("worker-1", {"node_labels": {"a": ["b"]}}, "10:7", "the value of label 'a' is a list"),
         ("worker-1", {"node_taints": ["a=b:Sometimes"]}, "11:7", "taint 'a=b:Sometimes' is not valid"),
         ("worker-1", {"node_taints": {"a": "b"}}, "11:7", "must be a list"),
+        ("worker-1", {"node_taints": ["a=b:NoExecute", "a:NoExecute"]}, "11:7", "taint 'a:NoExecute' is given twice"),
     ],
 )
 def test_mistakes_of_a_host(pair: Pair, host: str, variables: dict[str, object], place: str, words: str) -> None:
@@ -116,6 +120,27 @@ def test_taints_of_control_planes(pair: Pair) -> None:
     assert spec.host("cp-2").taints == ()
     assert spec.host("cp-3").taints is None
     assert not spec.host("cp-2").is_worker
+
+
+@pytest.mark.parametrize("version", ["v1.20.2", "v1.24.0", "v1.31.0"])
+def test_kubeadm_is_told_its_own_taints_where_the_inventory_adds_to_them(pair: Pair, version: str) -> None:
+    """kubeadm takes a list of taints, an empty one as well, in place of its own; without one it sets its own."""
+
+    def told(**variables: object) -> object:
+        spec = pair.load(change(listing(), "cp-1", **variables))
+        text = kubeadm.init_config(spec, spec.host("cp-1"), token="abcdef.0123456789abcdef", token_ttl_s=60)
+        return next(yaml.safe_load_all(text))["nodeRegistration"].get("taints")
+
+    pair.cluster.write_text(pair.cluster.read_text().replace("v1.34.2", version))
+    own = [{"key": key, "effect": "NoSchedule"} for key in facts_of(Version.parse(version)).control_plane_taints]
+    assert told() is None
+    assert told(node_taints=[]) is None
+    assert told(node_taints="") is None
+    assert told(node_taints=["x=y:NoExecute"]) == [*own, {"key": "x", "effect": "NoExecute", "value": "y"}]
+    assert told(node_taints=[f"{own[0]['key']}:NoSchedule"]) == [*own[1:], own[0]], "the API refuses it twice"
+    both = change(listing(), "cp-1", node_taints=[])
+    both["kube_node"]["hosts"].append("cp-1")
+    assert pair.load(both).host("cp-1").taints == ()
 
 
 def test_old_group_names(pair: Pair) -> None:

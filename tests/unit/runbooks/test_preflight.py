@@ -23,6 +23,7 @@ from kops_py.model.preflight import FsyncProbe, PortProbe, ProbeResults, Reach, 
 from kops_py.model.spec import ContainerdSource, ContainerdSpec, Endpoint, Group
 from kops_py.model.version import Version
 from kops_py.runbooks.preflight import CHECKS, OTHER_IDS, kubeadm_ignores, mark_ignored
+from kops_py.runbooks.preflight_check import round_below
 from tests.unit.runbooks.preflight_cases import (
     GIB,
     MEMBER,
@@ -266,6 +267,55 @@ NEGATIVE: list[tuple[str, Any, dict[str, Any], ProbeResults | None]] = [
 @pytest.mark.parametrize(("name", "spec", "changes", "probes"), NEGATIVE)
 def test_finding_does_not_appear(name: str, spec: Any, changes: dict[str, Any], probes: ProbeResults | None) -> None:
     assert [f for f in find(spec, make_facts(spec, **changes), probes) if f.id == name] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second", "message"),
+    [
+        (
+            "time-skew",
+            {"n2": {"clock_offset_s": 7.31}, "n3": {"clock_offset_s": 0.01}},
+            {"n2": {"clock_offset_s": 7.34}, "n1": {"clock_offset_s": 0.02}},
+            "its clock is more than 5 s ahead of those of most hosts",
+        ),
+        (
+            "disk-space",
+            {"n2": {"disks": disk("/var/lib/containerd", 2 * GIB + 5)}},
+            {"n2": {"disks": disk("/var/lib/containerd", 2 * GIB + 500 * 1024**2)}},
+            "less than 3 GiB of 100.0 GiB free for /var/lib/containerd",
+        ),
+        (
+            "disk-space",
+            {"n2": {"disks": disk("/etc", 21 * 1024**2)}},
+            {"n2": {"disks": disk("/etc", 28 * 1024**2)}},
+            "less than 30 MiB of 100.0 GiB free for /etc",
+        ),
+    ],
+)
+def test_measures_that_change_all_the_time_read_the_same(
+    name: str, first: dict[str, Any], second: dict[str, Any], message: str
+) -> None:
+    spec = make_spec(workers=2)
+    for changes in (first, second):
+        assert [f.message for f in find(spec, make_facts(spec, **changes)) if f.id == name] == [message]
+
+
+def test_the_speed_of_a_disk_is_told_in_round_numbers() -> None:
+    def said(p50_ms: float, p99_ms: float) -> str:
+        probes = ProbeResults(fsync=(FsyncProbe("n1", "/var/lib", 100, p50_ms, p99_ms),))
+        return next(f.message for f in find(S, make_facts(S), probes) if f.id == "disk-slow")
+
+    assert said(3.1, 61.0) == said(4.8, 93.7)
+    assert said(3.1, 61.0) == "one synced write in a hundred in /var/lib takes over 50 ms, half of them over 2 ms"
+    assert said(0.4, 12.0) == "one synced write in a hundred in /var/lib takes over 10 ms"
+
+
+@pytest.mark.parametrize(
+    ("value", "rounded"),
+    [(0.99, 0), (1.0, 1), (4.99, 2), (5, 5), (99.9, 50), (1e300, 5 * 10**9), (float("inf"), 5 * 10**9)],
+)
+def test_round_numbers(value: float, rounded: int) -> None:
+    assert round_below(value) == rounded
 
 
 def test_a_host_that_cannot_be_asked_has_exactly_one_finding() -> None:

@@ -128,7 +128,7 @@ def render_join(name: str) -> Callable[[ClusterSpec], str]:
 
 
 def render_upload(spec: ClusterSpec) -> str:
-    return kubeadm.upload_certs_config(spec, spec.host("n1"), certificate_key=KEY, token=TOKEN, token_ttl_s=900)
+    return kubeadm.upload_certs_config(spec, spec.host("n1"), certificate_key=KEY)
 
 
 CASES: dict[str, tuple[Callable[[str], ClusterSpec], Callable[[ClusterSpec], str]]] = {

@@ -15,7 +15,6 @@ from kops_py.tools.systemd import JobStatus
 SCRIPTS = {
     "start": systemd.start_job_script("kubeadm-init", ("kubeadm", "init", "it's"), time_limit_s=600.5),
     "wait": systemd.wait_job_script("kubeadm-init", 2.5),
-    "list": systemd.list_jobs_script(),
     "clear": systemd.clear_job_script("kubeadm-init"),
 }
 
@@ -80,15 +79,6 @@ def test_states_are_read(text: str, status: JobStatus | None) -> None:
 def test_other_output_is_no_state(text: str) -> None:
     with pytest.raises(ValueError, match="not the state of a job"):
         systemd.parse_job_status(text)
-
-
-def test_all_jobs_of_a_host() -> None:
-    assert systemd.parse_jobs("a ended 0\nb-c interrupted\nd running\n") == {
-        "a": JobStatus(JobState.SUCCEEDED, 0),
-        "b-c": JobStatus(JobState.INTERRUPTED),
-        "d": JobStatus(JobState.RUNNING),
-    }
-    assert systemd.parse_jobs("") == {}
 
 
 def test_argv() -> None:
