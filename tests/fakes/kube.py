@@ -28,7 +28,6 @@ _CLUSTER_WIDE = {
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
-    "PersistentVolume": "/api/v1/persistentvolumes",
 }
 _NAMESPACED = {
     "ConfigMap": ("/api/v1", "configmaps"),

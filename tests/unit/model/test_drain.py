@@ -39,8 +39,6 @@ def test_fates(facts: PodFacts, policy: DrainPolicy, fate: Fate) -> None:
     assert verdict.fate is fate
     told = fate in (Fate.STAYS, Fate.REFUSED) or (facts.finished and facts.owner is not DAEMON)
     assert bool(verdict.reason) is told
-        fate in (Fate.STAYS, Fate.REFUSED) or (facts.finished and facts.owner is not DAEMON)
-    )
 
 
 def test_the_first_group_that_fits_counts() -> None:
