@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
-from kops_py.model.errors import ConfigError, KubeError
+from kops_py.app.upgrade_facts import require_api, with_etcd
+from kops_py.model.errors import ConfigError
 from kops_py.model.event import Note
-from kops_py.model.facts import Facts
+from kops_py.model.facts import Facts, KubeFacts
+from kops_py.model.finding import Finding
 from kops_py.model.plan import Plan
 from kops_py.model.spec import ClusterSpec
 from kops_py.model.version import Version
@@ -57,18 +59,28 @@ def run_upgrade(
     return run_operation(settings, emit, confirm, "upgrade", decide)
 
 
-def _decide(opened: Session, target: Version, via: Mapping[int, Version], rollout: RolloutSettings) -> Decided:
+def _decide(opened: Session, target: Version, via: Mapping[int, Version], given: RolloutSettings) -> Decided:
     from kops_py.actions.gates import unavailable_workloads
     from kops_py.actions.perform import ClusterPerformer
     from kops_py.runbooks.preflight import mark_ignored
     from kops_py.runbooks.upgrade import upgrade
+    from kops_py.runbooks.upgrade_path import path_findings, upgrade_path
 
     spec = opened.spec
     opened.emit(Note(message=looking_at(spec)))
-    facts = _observe(opened)
-    arguments = _arguments(spec, facts, target, via, rollout)
+    facts = with_etcd(opened, opened.observe())
+    current = _oldest(facts)
+    if no_way := path_findings(current, target, via):
+        # Not to be ignored: there is no plan without a way.
+        raise ConfigError(
+            "; ".join(f.message for f in no_way),
+            why=no_way[0].hint,
+            hint=" ".join(f"--via v1.{m}.X" for m in range(current.minor + 1, target.minor) if m not in via),
+        )
+    arguments = _arguments(spec, facts, upgrade_path(current, target, via), given)
     decision = upgrade(spec, facts, arguments)
-    short = frozenset(unavailable_workloads(opened.kube.api())) if facts.kube else frozenset[str]()
+    found = (*decision.findings, *_findings(opened, facts, current, arguments, decision.plan))
+    short = frozenset(unavailable_workloads(opened.kube.api()))
 
     def replan() -> tuple[Plan, Facts]:
         now = opened.observe()  # etcd is not asked again: the order of the control planes is decided once
@@ -79,23 +91,48 @@ def _decide(opened: Session, target: Version, via: Mapping[int, Version], rollou
 
         return ClusterPerformer(make_deps(opened, place, facts, short_before=short))
 
-    return Decided(decision.plan, mark_ignored(decision.findings, opened.ignored), replan, performer)
+    return Decided(decision.plan, mark_ignored(found, opened.ignored), replan, performer)
 
 
-def _observe(opened: Session) -> Facts:
-    """Look at hosts, cluster and etcd."""
-    facts = opened.observe()
-    return dataclasses.replace(facts, etcd=opened.observe_etcd(facts))
+def _findings(
+    opened: Session, facts: Facts, current: Version, arguments: UpgradeArguments, plan: Plan
+) -> tuple[Finding, ...]:
+    """Return what speaks against this upgrade; nothing is asked when there is nothing to do."""
+    from kops_py.app.upgrade_facts import observe_upgrade
+    from kops_py.observe.api_use import observe_api_use
+    from kops_py.runbooks.api_removals import api_findings
+    from kops_py.runbooks.upgrade_rules import version_findings
+
+    if not plan.has_changes:
+        return ()
+    limit = arguments.rollout.limit
+    left_behind = frozenset(h.name for h in opened.spec.nodes if limit and h.name not in limit)
+    target = arguments.hops[-1]
+    return (
+        *version_findings(current, arguments.hops, observe_upgrade(opened, facts, left_behind)),
+        *api_findings(observe_api_use(opened.kube.api(), current, target), current, target),
+        *drain_findings(opened, arguments.rollout, plan),
+    )
 
 
-def _arguments(
-    spec: ClusterSpec, facts: Facts, target: Version, via: Mapping[int, Version], given: RolloutSettings
-) -> UpgradeArguments:
+def drain_findings(opened: Session, rollout: Rollout, plan: Plan) -> tuple[Finding, ...]:
+    """Return what speaks against the drains of a plan; raises KubeError."""
+    from kops_py.model.actions import DrainNode
+    from kops_py.observe.workloads import observe_workloads
+    from kops_py.runbooks.disruption import disruption_findings
+
+    drained = list(dict.fromkeys(s.node for s in plan.steps if isinstance(s.action, DrainNode)))
+    if not drained:
+        return ()
+    opened.emit(Note(message=f"reckoning what draining {len(drained)} nodes means for the pods on them"))
+    return disruption_findings(observe_workloads(opened.kube.api()), rollout.drain, drained, rollout.window)
+
+
+def _arguments(spec: ClusterSpec, facts: Facts, hops: tuple[Version, ...], given: RolloutSettings) -> UpgradeArguments:
     from kops_py.connect.ansible import playbooks_fingerprint
     from kops_py.runbooks.upgrade import UpgradeArguments, plan_order
     from kops_py.tools.preparation import stage_digest
 
-    hops = _hops(facts, target, via)
     fingerprint = playbooks_fingerprint()
     return UpgradeArguments(
         hops=hops,
@@ -130,26 +167,15 @@ def make_rollout(spec: ClusterSpec, given: RolloutSettings) -> Rollout:
     )
 
 
-def _hops(facts: Facts, target: Version, via: Mapping[int, Version]) -> tuple[Version, ...]:
-    """Return the versions to go through; raises ConfigError where there is no way, KubeError without an API."""
-    if facts.kube is None:
-        raise facts.kube_problem or KubeError("there is no cluster to upgrade", hint="kops-py bootstrap builds one")
-    current = facts.kube.server_version
-    # The oldest of all counts: an upgrade that was interrupted between two minors has workers at the one before.
-    for text in (facts.kube.kubernetes_version, *(node.version for node in facts.kube.nodes.values())):
+def _oldest(facts: Facts) -> Version:
+    """Return the oldest version there is; raises KubeError without an API.
+
+    Of the nodes as well: an upgrade that was interrupted between two minors has workers at the one before.
+    """
+    require_api(facts, "upgrade")
+    kube = cast("KubeFacts", facts.kube)
+    found = [kube.server_version]
+    for text in (kube.kubernetes_version, *(node.version for node in kube.nodes.values())):
         with suppress(ValueError):
-            current = min(current, Version.parse(text.partition("+")[0]))
-    if target < current:
-        raise ConfigError(
-            f"{target} is older than the cluster, which runs {current}",
-            hint="Kubernetes cannot be downgraded; a backup taken before the upgrade can be restored",
-        )
-    missing = [m for m in range(current.minor + 1, target.minor) if m not in via]
-    if missing:
-        names = ", ".join(f"v1.{m}" for m in missing)
-        raise ConfigError(
-            f"from {current} to {target} leads through {names}",
-            why="no minor may be skipped",
-            hint=" ".join(f"--via v1.{m}.X" for m in missing),
-        )
-    return (*(via[m] for m in range(current.minor + 1, target.minor)), target)
+            found.append(Version.parse(text.partition("+")[0]))
+    return min(found)

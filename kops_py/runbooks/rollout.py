@@ -13,9 +13,42 @@ from kops_py.model.actions import CordonNode, DrainNode, UncordonNode, WaitNode,
 from kops_py.model.cordon import read_cordon
 from kops_py.model.drain import DrainPolicy
 from kops_py.model.facts import Facts, NodeFacts
-from kops_py.model.finding import Finding, Severity
+from kops_py.model.finding import Finding, FindingKind, Severity
 from kops_py.model.plan import Step, Wave
 from kops_py.model.spec import ClusterSpec, HostSpec
+
+NOT_A_MEMBER = FindingKind(
+    "not-a-member",
+    (Severity.WARNING,),
+    "A host of the inventory is not in the cluster; it is left out.",
+    "kops-py bootstrap joins it.",
+)
+UNREACHABLE = FindingKind(
+    "node-unreachable",
+    (Severity.ERROR,),
+    "A node of the cluster cannot be reached over ssh: it would be left behind.",
+    "Bring it back; ignored, it is left out.",
+)
+NOT_READY = FindingKind(
+    "node-not-ready",
+    (Severity.ERROR,),
+    "A node is not Ready before anything is touched; one more out of service may be one too many.",
+    "Mend it first; kops-py status shows why.",
+)
+CORDONED = FindingKind(
+    "node-cordoned",
+    (Severity.INFO,),
+    "A node was cordoned by somebody else: it is worked on as well, and stays cordoned.",
+    "Nothing; or kubectl uncordon when nobody needs that any more.",
+)
+LIMIT = FindingKind(
+    "control-plane-first",
+    (Severity.ERROR,),
+    "--limit leaves out control planes that are older than the target; kubelets must not be newer than API servers.",
+    "Upgrade the control planes first.",
+)
+KINDS = (NOT_A_MEMBER, UNREACHABLE, NOT_READY, CORDONED, LIMIT)
+_API_HINT = "bring it back (on a control plane: crictl ps -a; journalctl -u kubelet), then run the same command"
 
 ROLLOUTS = frozenset({"upgrade", "patch", "reboot"})
 """Operations that cordon a node for the time they work on it; every other cordon is somebody's decision."""
@@ -139,44 +172,25 @@ def member_nodes(spec: ClusterSpec, facts: Facts, rollout: Rollout) -> dict[str,
 
 def state_findings(spec: ClusterSpec, facts: Facts, pending: Iterable[str], rollout: Rollout) -> tuple[Finding, ...]:
     """Return what speaks against taking nodes out of service now."""
-    if facts.kube is None:
+    kube = facts.kube
+    if kube is None:
         why = f" ({facts.kube_problem.why or facts.kube_problem.what})" if facts.kube_problem else ""
-        hint = "bring it back (journalctl -u kubelet; crictl ps -a on a control plane), then run the same command"
-        return (Finding(Severity.ERROR, "api-down", "", f"the API server does not answer{why}", hint),)
+        return (Finding(Severity.ERROR, "api-down", "", f"the API server does not answer{why}", _API_HINT),)
     found: list[Finding] = []
     for host in spec.nodes:
         if rollout.limit and host.name not in rollout.limit:
             continue
-        if host.name not in facts.kube.nodes:
-            message = "is in the inventory but not in the cluster; it is left out"
-            found.append(Finding(Severity.WARNING, "not-a-member", host.name, message, "kops-py bootstrap joins it"))
+        if host.name not in kube.nodes:
+            found.append(NOT_A_MEMBER.found("is in the inventory but not in the cluster; left out", node=host.name))
         elif not facts.hosts[host.name].reachable:
-            message = "is a node of the cluster but cannot be reached, so that it would be left behind"
-            hint = "bring it back; or go on without it with --ignore node-unreachable"
-            found.append(Finding(Severity.ERROR, "node-unreachable", host.name, message, hint))
-    begun = {n for n, node in facts.kube.nodes.items() if is_our_cordon(node)}
+            message = "is a node of the cluster but cannot be reached: it would be left behind"
+            found.append(UNREACHABLE.found(message, node=host.name))
+    begun = {name for name, node in kube.nodes.items() if is_our_cordon(node)}
     working = set(pending) | begun
-    for name, node in facts.kube.nodes.items():
+    for name, node in kube.nodes.items():
         if not node.ready and name not in begun:
-            hint = "mend it first: a node more out of service may be one too many; kops-py status"
-            found.append(Finding(Severity.ERROR, "node-not-ready", name, f"is not Ready: {node.reason}", hint))
-        if node.unschedulable and not is_our_cordon(node) and name in working:
+            found.append(NOT_READY.found(f"is not Ready: {node.reason}", node=name))
+        if node.unschedulable and name not in begun and name in working:
             message = "is cordoned, not by an upgrade or patch of kops-py: it is worked on and stays cordoned"
-            found.append(Finding(Severity.INFO, "node-cordoned", name, message))
-    found += etcd_findings(facts)
+            found.append(CORDONED.found(message, node=name))
     return tuple(found)
-
-
-def etcd_findings(facts: Facts) -> tuple[Finding, ...]:
-    """Return what is wrong with etcd: with a member down, the next one to be stopped may be one too many."""
-    return tuple(
-        Finding(
-            Severity.ERROR,
-            "etcd-unhealthy",
-            member.name,
-            f"its etcd member is not healthy: {member.problem or 'it does not say why'}",
-            "every member must be healthy before one of them is stopped; kops-py status",
-        )
-        for member in facts.etcd
-        if not member.healthy
-    )

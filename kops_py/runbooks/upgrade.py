@@ -14,12 +14,13 @@ from types import MappingProxyType
 
 from kops_py.model.actions import UPGRADE_JOB, InstallPackages, StageUpgrade, UpgradeWithKubeadm
 from kops_py.model.facts import Facts, HostFacts, JobState, NodeFacts
-from kops_py.model.finding import Finding, Severity
+from kops_py.model.finding import Finding
 from kops_py.model.plan import Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec, HostSpec
 from kops_py.model.version import Version
 from kops_py.runbooks.decision import Decision
 from kops_py.runbooks.rollout import (
+    LIMIT,
     NodeWork,
     Rollout,
     chain,
@@ -97,7 +98,8 @@ class _World:
         return self.facts.hosts[name]
 
     @property
-    def is_last_hop(self) -> Version:
+    def target(self) -> Version:
+        """Return the version of the last hop."""
         return self.arguments.hops[-1]
 
 
@@ -113,7 +115,7 @@ def _hop(world: _World, version: Version) -> list[Wave]:
     chains: dict[str, tuple[Step, ...]] = {}
     for name in (*order, *(h.name for h in spec.workers if h.name in nodes)):
         work = _work(world, spec.host(name), nodes[name], version, apply=name == apply_on)
-        last = version == world.is_last_hop
+        last = version == world.target
         if work.before or work.steps or (last and is_our_cordon(nodes[name])):
             chains[name] = chain(work, nodes[name], rollout, spec)
     workers = [chains[h.name] for h in spec.workers if h.name in chains]
@@ -212,24 +214,14 @@ def _limit_findings(world: _World) -> tuple[Finding, ...]:
     """Control planes come first: workers alone must not get ahead of them."""
     rollout, spec = world.arguments.rollout, world.spec
     left_out = [h for h in spec.control_planes if rollout.limit and h.name not in rollout.limit]
-    behind = [
-        h.name for h in left_out if world.host(h.name).reachable and _kubeadm_pending(world, h, world.is_last_hop)
-    ]
+    behind = [h.name for h in left_out if world.host(h.name).reachable and _kubeadm_pending(world, h, world.target)]
     if not behind:
         return ()
-    return (
-        Finding(
-            Severity.ERROR,
-            "control-plane-first",
-            "",
-            f"control planes that --limit leaves out are older than {world.is_last_hop}: {', '.join(behind)}",
-            "upgrade them first; a kubelet must not be newer than an API server",
-        ),
-    )
+    return (LIMIT.found(f"older than {world.target} and left out: {', '.join(behind)}"),)
 
 
 def _notes(world: _World) -> tuple[str, ...]:
-    target = world.is_last_hop
+    target = world.target
     done = [
         n
         for n, node in world.nodes.items()
