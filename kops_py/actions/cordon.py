@@ -88,8 +88,8 @@ def cordon(api: KubeApi, node: str, *, by: str, run_id: str) -> CordonResult:
     return _change(api, node, decide)
 
 
-def uncordon(api: KubeApi, node: str) -> CordonResult:
-    """Take away our cordon and its mark; a cordon that is not ours is left as it is. Raises KubeError."""
+def uncordon(api: KubeApi, node: str, *, foreign: bool = False) -> CordonResult:
+    """Take away our cordon and its mark; a cordon that is not ours only when ``foreign``. Raises KubeError."""
     removed_by_us = False
 
     def decide(found: JsonObject) -> tuple[CordonResult, JsonObject | None]:
@@ -102,7 +102,7 @@ def uncordon(api: KubeApi, node: str) -> CordonResult:
             # gone since our own attempt, whose answer was lost
             state = CordonState.UNCORDONED if removed_by_us else CordonState.NOT_CORDONED
             return CordonResult(node, state), None
-        if held is None:
+        if held is None and not foreign:
             return CordonResult(node, CordonState.FOREIGN), None if mark is None else unmark
         removed_by_us = True
         return CordonResult(node, CordonState.UNCORDONED, held), {**unmark, "spec": {"unschedulable": None}}

@@ -24,8 +24,8 @@ def drain_node(deps: Deps, action: DrainNode, ctx: StepContext) -> None:
 
 
 def uncordon_node(deps: Deps, action: UncordonNode, ctx: StepContext) -> None:
-    """Take our cordon away; any other stays, and that is said. Raises KubeError."""
-    result = uncordon(deps.kube.api(), action.node)
+    """Take our cordon away; any other stays unless the step says so, and that is said. Raises KubeError."""
+    result = uncordon(deps.kube.api(), action.node, foreign=action.foreign)
     ctx.progress(result.message)
     if result.state is not CordonState.UNCORDONED:
         ctx.emit(Note(message=result.message, node=action.node))

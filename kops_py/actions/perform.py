@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kops_py.actions import api_server, gates, health, kubeadm, labels, maintenance, network, prepare, upgrade
+from kops_py.actions import api_server, gates, health, kubeadm, labels, maintenance, network, prepare, reboot, upgrade
 from kops_py.actions.deps import Deps
 from kops_py.actions.join_secrets import revoke
 from kops_py.engine.run import StepContext
@@ -16,9 +16,11 @@ from kops_py.model.actions import (
     DrainNode,
     InitControlPlane,
     InstallPackages,
+    InstallUpdates,
     JoinNode,
     LabelNode,
     PrepareHost,
+    RebootNode,
     RestartApiServer,
     RevokeJoinSecrets,
     StageUpgrade,
@@ -44,9 +46,13 @@ class ClusterPerformer:
         Plans are made from a fresh observation, so most steps in them are known to be needed; only what may come
         true by itself while earlier waves run is looked at again.
         """
-        if isinstance(ctx.step.action, RevokeJoinSecrets) and not self._left_secrets():
-            return "none is left"
-        return None
+        match ctx.step.action:
+            case RevokeJoinSecrets():
+                return None if self._left_secrets() else "none is left"
+            case RebootNode() as action:
+                return reboot.why_no_reboot(self._deps, action)
+            case _:
+                return None
 
     def apply(self, ctx: StepContext) -> None:
         """Carry out one step; raises KopsError."""
@@ -73,6 +79,10 @@ class ClusterPerformer:
                 upgrade.install_packages(deps, action, ctx)
             case UpgradeWithKubeadm() as action:
                 upgrade.upgrade_with_kubeadm(deps, action, ctx)
+            case InstallUpdates() as action:
+                upgrade.install_updates(deps, action, ctx)
+            case RebootNode() as action:
+                reboot.reboot_node(deps, action, ctx)
             case CordonNode() as action:
                 maintenance.cordon_node(deps, action, ctx)
             case DrainNode() as action:

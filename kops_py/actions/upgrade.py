@@ -6,7 +6,7 @@ from kops_py.actions.deps import Deps
 from kops_py.actions.jobs import run_job
 from kops_py.connect.base import Host
 from kops_py.engine.run import StepContext
-from kops_py.model.actions import UPGRADE_JOB, InstallPackages, UpgradeWithKubeadm
+from kops_py.model.actions import UPGRADE_JOB, InstallPackages, InstallUpdates, UpgradeWithKubeadm
 from kops_py.model.errors import CommandFailedError
 from kops_py.model.facts import HostFacts
 from kops_py.model.version import Version
@@ -14,6 +14,7 @@ from kops_py.observe.host_status import observe_etcd_cluster
 from kops_py.tools import etcdctl, kubeadm
 from kops_py.tools.kubeadm_failure import failure_hint, parse_failure
 from kops_py.tools.packages import family_of, install_script
+from kops_py.tools.patches import install_updates_script
 
 PACKAGES_JOB = "packages"
 _LEADER_TIMEOUT_S = 20.0
@@ -27,14 +28,27 @@ def install_packages(deps: Deps, action: InstallPackages, ctx: StepContext) -> N
     host = deps.fleet.host(action.node)
     family = _family(deps, host.name)
     version = Version.parse(action.version)
+    what = f"{', '.join(action.packages)} {version.bare}"
     script = install_script(family, action.packages, version.bare, deps.spec.kubernetes.package_revision)
     if "kubelet" in action.packages:
         script += "systemctl daemon-reload\nsystemctl restart kubelet\n"
-    ctx.progress(f"installing {', '.join(action.packages)} {version.bare}")
+    _install(host, script, what, ctx)
+
+
+def install_updates(deps: Deps, action: InstallUpdates, ctx: StepContext) -> None:
+    """Install updates of the operating system; raises CommandFailedError with what the package manager said."""
+    host = deps.fleet.host(action.node)
+    count = len(action.updates)
+    what = f"{count} updates" if count != 1 else f"the update of {action.updates[0][0]}"
+    _install(host, install_updates_script(_family(deps, host.name), action.updates), what, ctx)
+
+
+def _install(host: Host, script: str, what: str, ctx: StepContext) -> None:
+    ctx.progress(f"installing {what}")
     outcome = run_job(host, PACKAGES_JOB, ("sh", "-c", script), ctx)
     if outcome.exit_status != 0:
         raise CommandFailedError(
-            f"{', '.join(action.packages)} {version.bare} could not be installed",
+            f"{what} could not be installed",
             where=host.name,
             why="it was interrupted" if outcome.exit_status is None else _last_lines(outcome.log),
             hint=f"log on the host: {outcome.log_path}; then run the same command again",

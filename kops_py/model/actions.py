@@ -146,9 +146,10 @@ class DrainNode(Action):
 
 @dataclass(frozen=True, slots=True)
 class UncordonNode(Action):
-    """Let a node be scheduled on again, if the cordon is ours."""
+    """Let a node be scheduled on again, if the cordon is ours; ``foreign``: whosever it is."""
 
     node: str
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +169,20 @@ class WaitWorkloads(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class InstallUpdates(Action):
+    """Install updates of the operating system in exactly these versions, one ``(name, version)`` each."""
+
+    node: str
+    updates: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RebootNode(Action):
-    """Restart the operating system and wait for another boot id; ``boot_id`` is the one to be left."""
+    """Restart the operating system and wait for another boot id; ``boot_id`` is the one to be left.
+
+    ``only_if_needed``: left out when the host does not ask for a restart by then.
+    """
 
     node: str
     boot_id: str
+    only_if_needed: bool = False

@@ -1,0 +1,110 @@
+"""Patch: updates of the operating system, node by node, with a restart where it is needed.
+
+The same order, window, drain and gates as an upgrade. A node without updates that asks for no restart is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from kops_py.model.actions import InstallUpdates, RebootNode
+from kops_py.model.facts import Facts, NodeFacts
+from kops_py.model.finding import FindingKind, Severity, few
+from kops_py.model.patches import PatchFacts, RebootPolicy
+from kops_py.model.plan import Plan, Step, Wave
+from kops_py.model.spec import ClusterSpec, HostSpec
+from kops_py.runbooks.decision import Decision
+from kops_py.runbooks.rollout import (
+    NodeWork,
+    Rollout,
+    chain,
+    is_our_cordon,
+    member_nodes,
+    state_findings,
+    worker_waves,
+)
+
+UPDATES_UNKNOWN = FindingKind(
+    "updates-unknown",
+    (Severity.ERROR,),
+    "A host could not tell its updates: it would be left as it is.",
+    "Mend its package repositories; ignored, it is left out.",
+)
+KINDS = (UPDATES_UNKNOWN,)
+_SHOWN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class PatchArguments:
+    """What the runbook cannot know by itself; the same for a whole run."""
+
+    rollout: Rollout
+    reboot: RebootPolicy = RebootPolicy.AUTO
+    rebooted: frozenset[str] = frozenset()
+    """Nodes that an unfinished run of the same command has restarted already (reboot always)."""
+    operation: str = "patch"
+    nodes: tuple[str, ...] = ()
+    """Only these, in this order; empty: all."""
+    boot_ids: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Boot id of each node when the run began: another one now means that it was restarted in this run."""
+
+
+def patch(spec: ClusterSpec, facts: Facts, patches: Mapping[str, PatchFacts], arguments: PatchArguments) -> Decision:
+    """Plan the patching of all nodes, or the restart of some; pure."""
+    rollout = arguments.rollout
+    nodes = member_nodes(spec, facts, rollout)
+    chains = {
+        h.name: _chain(spec, facts, patches.get(h.name, PatchFacts()), arguments, h, nodes[h.name])
+        for h in spec.nodes
+        if h.name in nodes and (not arguments.nodes or h.name in arguments.nodes)
+    }
+    names = {h.name for h in spec.workers}
+    order = [n for n in (*rollout.order, *chains) if n in chains and n not in names]
+    waves = [Wave(f"control plane {n}", chains[n]) for n in dict.fromkeys(order) if chains[n]]
+    waves += worker_waves([c for n, c in chains.items() if n in names], rollout, "")
+    idle = [n for n, c in chains.items() if not c]
+    notes = (f"nothing to do on {few(idle, 6)}",) if idle else ()
+    plan = Plan(arguments.operation, spec.name, tuple(waves), {"reboot": str(arguments.reboot)}, notes if waves else ())
+    pending = {s.node for s in plan.steps}
+    unknown = tuple(
+        UPDATES_UNKNOWN.found(str(p.problem), node=name) for name, p in patches.items() if p.problem is not None
+    )
+    return Decision(plan, (*state_findings(spec, facts, pending, rollout), *unknown))
+
+
+def _chain(
+    spec: ClusterSpec,
+    facts: Facts,
+    patches: PatchFacts,
+    arguments: PatchArguments,
+    host: HostSpec,
+    node: NodeFacts,
+) -> tuple[Step, ...]:
+    name, timeouts = host.name, spec.timeouts
+    steps: list[Step] = []
+    if patches.updates:
+        updates = tuple((u.name, u.candidate) for u in patches.updates)
+        count = len(updates)
+        shown = [str(u) for u in patches.updates[:_SHOWN]]
+        more = [f"and {count - _SHOWN} more"] if count > _SHOWN else []
+        title = f"install {count} update{'s' if count != 1 else ''}"
+        action = InstallUpdates(name, updates)
+        steps.append(Step(f"updates/{name}", name, title, action, timeouts.prepare_s, (*shown, *more)))
+    boot_id = facts.hosts[name].boot_id
+    began = arguments.boot_ids.get(name, boot_id)
+    restarted = name in arguments.rebooted or boot_id != began
+    auto = arguments.reboot is RebootPolicy.AUTO
+    always = arguments.reboot is RebootPolicy.ALWAYS and not restarted
+    if always or (auto and (patches.updates or patches.reboot_required)):
+        needed = auto and not patches.reboot_required
+        title = "restart, if the host asks for it" if needed else "restart"
+        action_ = RebootNode(name, boot_id, only_if_needed=auto)
+        steps.append(
+            Step(f"reboot/{name}", name, title, action_, timeouts.node_ready_s + 300, ("boot id must change",))
+        )
+    if not steps and not is_our_cordon(node):
+        return ()
+    work = NodeWork(host, (), tuple(steps), "", node.version.partition("+")[0])
+    return chain(work, node, arguments.rollout, spec)
