@@ -36,7 +36,8 @@ _RESULTS = {StepResult.FAILED: 0, StepResult.INTERRUPTED: 1, StepResult.NOT_STAR
 def markdown(run: RunHistory) -> str:
     """Return the report; text from elsewhere is escaped, so that it cannot make links, HTML or mentions."""
     page = _Page(_MOST_CHARS)
-    page.add(f"## kops-py {escaped(run.operation or 'run')} of {code(run.cluster or '?')}: {escaped(run.outcome)}", "")
+    of = f" of {code(run.cluster)}" if run.cluster else ""
+    page.add(f"## kops-py {escaped(run.operation or 'run')}{of}: {escaped(run.outcome)}", "")
     page.rows(("", ""), _facts(run), "lines", 20)
     if run.failures:
         page.add("### Failures", "")
@@ -135,7 +136,7 @@ def _facts(run: RunHistory) -> list[tuple[str, str]]:
     rows = [
         ("Outcome", f"**{escaped(outcome_text(run))}**"),
         ("Asked for", escaped(run.asked)),
-        ("Plan", code(run.digest or "?")),
+        ("Plan", code(run.digest) if run.digest else ""),
         ("Steps", steps_text(run)),
         ("Run", code(run.id) if not run.planned_only else ""),
         ("By", code(run.by) if run.by else ""),
