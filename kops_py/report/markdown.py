@@ -44,6 +44,10 @@ def markdown(run: RunHistory) -> str:
         page.blocks(list(map(_failure, run.failures)), "failures", _MOST_FAILURES)
     if run.resume:
         page.add("Continue with:", "", *fenced(run.resume), "")
+    if run.bypasses:
+        page.add("### Safeguards put aside", "")
+        told = [(code(node or CLUSTER), escaped(sentence)) for node, sentence in run.bypasses]
+        page.rows(("On", "What"), told, "safeguards", _MOST_FINDINGS)
     if run.findings:
         page.add("### Findings", "")
         findings = sorted(run.findings, key=lambda f: (f.ignored, _SEVERITIES[f.severity], f.id, f.node))
