@@ -52,7 +52,7 @@ class HasReports(Protocol):
 
 
 @contextmanager
-def reporting(settings: HasReports, emit: Emit) -> Iterator[Emit]:
+def reporting(settings: HasReports, emit: Emit, operation: str) -> Iterator[Emit]:
     """Give the ``emit`` for everything a command does, and write its reports when the block ends, however it ends.
 
     A run (RunStarted was emitted) is read back from its folder, which gets report.html too; of a plan that was only
@@ -60,7 +60,7 @@ def reporting(settings: HasReports, emit: Emit) -> Iterator[Emit]:
     end that is a note, as it changes nothing about the run.
     """
     check_report_files(settings.reports)
-    seen = _Seen(emit)
+    seen = _Seen(emit, operation)
     try:
         yield seen
     except KopsError as error:
@@ -147,8 +147,9 @@ def versions_seen(when: SeenWhen, facts: Facts) -> VersionsSeen:
 class _Seen:
     """Passes events on, and keeps what a report of a plan needs."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, operation: str) -> None:
         self._emit = emit
+        self.operation = operation
         self.lines: list[str] = []
         self.run_dir: Path | None = None
         self.is_blocked = False
@@ -173,6 +174,7 @@ def _finish(settings: HasReports, seen: _Seen, code: ExitCode | None, error: Kop
     from kops_py.app.runs import read_run
     from kops_py.report.history import Failure
     from kops_py.report.history_read import history_of
+    from kops_py.report.plain import clean
 
     if seen.run_dir is None and not settings.reports.named:
         return
@@ -187,11 +189,14 @@ def _finish(settings: HasReports, seen: _Seen, code: ExitCode | None, error: Kop
         run = replace(history_of(name, events=seen.lines), planned_only=settings.plan_only, command=settings.command)
         changes = ExitCode.PENDING_CHANGES if seen.has_changes else ExitCode.DONE
         code = code or (ExitCode.PREFLIGHT if seen.is_blocked else changes)
+    run = replace(run, operation=run.operation or seen.operation)
     if run.exit_code is None and code is not None:
         run = replace(run, exit_code=int(code))
-    if error is not None and str(error) not in map(str, run.failures):
-        failure = Failure(error.what, error.where, error.why, error.hint, type(error).__name__)
-        run = replace(run, failures=(*run.failures, failure))
+    known = set(map(str, run.failures))
+    for one in (error, *(error.others if isinstance(error, ConfigError) else ())) if error is not None else ():
+        if str(one) not in known:
+            failure = Failure(clean(one.what), clean(one.where), clean(one.why), clean(one.hint), type(one).__name__)
+            run = replace(run, failures=(*run.failures, failure))
     for problem in _write(settings.reports, run, seen.run_dir):
         seen.say(problem)
 

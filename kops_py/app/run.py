@@ -77,7 +77,7 @@ def run_operation(settings: Settings, emit: Emit, confirm: Confirm, name: str, d
 
     The reports that ``settings`` ask for are written at the end, however it ends.
     """
-    with reporting(settings, emit) as told:
+    with reporting(settings, emit, name) as told:
         return _run_operation(settings, told, confirm, name, decide)
 
 

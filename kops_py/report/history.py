@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from kops_py.model.drain_report import DrainReport
 from kops_py.model.errors import ExitCode
 from kops_py.model.event import StepResult
 from kops_py.model.finding import Finding, blocking
@@ -59,6 +60,8 @@ class StepHistory:
     message: str = ""
     failure: Failure | None = None
     activities: tuple[Activity, ...] = ()
+    drained: DrainReport | None = None
+    """What it took to drain the node, when that was the step."""
 
     @property
     def not_ended(self) -> bool:
@@ -173,6 +176,11 @@ class RunHistory:
         return tuple(NodeHistory(n, tuple(c), before.get(n, ""), after.get(n, "")) for n, c in chains.items())
 
     @property
+    def bypasses(self) -> tuple[tuple[str, str], ...]:
+        """Return, with their nodes, the safeguards that were put aside and that mattered."""
+        return tuple((s.node, sentence) for s in self.steps if s.drained for sentence in s.drained.bypasses)
+
+    @property
     def duration_s(self) -> float:
         """Return how long the run took, or is known to have gone on."""
         end_s = self.ended_s if self.ended_s is not None else self.last_s
@@ -247,7 +255,7 @@ class RunHistory:
     def to_json_in_full(self) -> dict[str, Any]:
         """Return everything, as ``kops-py runs show -o json`` shows it."""
         return self.to_json() | {
-            "steps": [{**dataclasses.asdict(s), "waited_s": round(s.waited_s, 3)} for s in self.steps],
+            "steps": [_step_json(step) for step in self.steps],
             "failures": [dataclasses.asdict(f) for f in self.failures],
             "findings": [f.to_json() for f in self.findings],
             "notes": list(self.notes),
@@ -256,3 +264,8 @@ class RunHistory:
             "versions_before": dict(self.versions_before),
             "versions_after": dict(self.versions_after),
         }
+
+
+def _step_json(step: StepHistory) -> dict[str, Any]:
+    body = dataclasses.asdict(dataclasses.replace(step, drained=None))
+    return {**body, "drained": step.drained.to_json() if step.drained else None, "waited_s": round(step.waited_s, 3)}

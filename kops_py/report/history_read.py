@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from kops_py.model.drain_report import DrainReport
 from kops_py.model.event import SeenWhen, StepResult
 from kops_py.model.finding import Finding, Severity
 from kops_py.report.history import Activity, Failure, RunHistory, StepHistory, WaveHistory
@@ -171,6 +172,8 @@ class _Reader:
                 self._begin(body, at_s)
             case "step-end":
                 self._end(body, at_s)
+            case "drained":
+                self._begin(body, at_s).change(drained=_drained(body))
             case "stopped":
                 self._run_failures.append(_failure(_dict(body, "error")))
             case "run-end":
@@ -229,6 +232,22 @@ class _Reader:
 def _failure(error: Mapping[str, Any]) -> Failure:
     texts = {name: _text(error, name) for name in ("where", "why", "hint")}
     return Failure(_text(error, "what") or "it failed without a word", kind=_line(error, "error"), **texts)
+
+
+def _drained(body: Mapping[str, Any]) -> DrainReport:
+    names = ("evicted", "deleted", "went", "without_controller", "lost_empty_dirs", "volumes_left")
+    times = ("duration_s", "waited_for_budgets_s", "waited_for_termination_s", "waited_for_volumes_s")
+    pods: dict[str, Any] = {name: _lines(body, name) for name in names}
+    seconds: dict[str, Any] = {name: _number(body, name) or 0.0 for name in times}
+    budgets = _dict(body, "budgets_s")
+    return DrainReport(
+        _line(body, "node"),
+        stayed=tuple((_line(pod, "pod"), _line(pod, "why")) for pod in _dicts(body, "stayed")),
+        bypassed_budgets=body.get("bypassed_budgets") is True,
+        budgets_s=MappingProxyType({_plain(name): _number(budgets, name) or 0.0 for name in budgets}),
+        **pods,
+        **seconds,
+    )
 
 
 def _finding(body: Mapping[str, Any]) -> Finding:

@@ -17,6 +17,7 @@ from kops_py.model.finding import Finding, Severity
 from kops_py.report.history import Activity, NodeHistory, RunHistory, StepHistory
 from kops_py.report.words import (
     CLUSTER,
+    drain_lines,
     duration_text,
     node_text,
     outcome_text,
@@ -154,6 +155,7 @@ def _node(run: RunHistory, node: NodeHistory) -> Node:
 
 def _row(run: RunHistory, step: StepHistory) -> Row:
     lines = [step.message] if step.message and not step.failure else []
+    lines += drain_lines(step)
     lines += _told(step.waits, "waited")
     work = [a for a in step.activities if not a.waiting]
     lines += _told(sorted(work, key=lambda a: -a.duration_s), "spent") if work else []

@@ -13,7 +13,7 @@ from kops_py.model.errors import ExitCode
 from kops_py.model.event import StepResult
 from kops_py.model.finding import Finding, Severity
 from kops_py.report.history import Failure, RunHistory, StepHistory, WaveHistory
-from kops_py.report.words import CLUSTER, failure_lines, outcome_text, result_text
+from kops_py.report.words import CLUSTER, drain_lines, failure_lines, outcome_text, result_text
 
 _MESSAGE_CHARS = 500
 
@@ -121,6 +121,7 @@ def _step_case(run: RunHistory, wave: WaveHistory, step: StepHistory) -> ET.Elem
         case _:
             pass
     lines = [step.message] if step.message and step.result is StepResult.ALREADY_TRUE else []
+    lines += drain_lines(step)
     lines += [f"waited {wait.duration_s:.1f} s: {wait.message}" for wait in step.waits]
     if lines:
         ET.SubElement(case, "system-out").text = "\n".join(lines)

@@ -36,13 +36,18 @@ _RESULTS = {StepResult.FAILED: 0, StepResult.INTERRUPTED: 1, StepResult.NOT_STAR
 def markdown(run: RunHistory) -> str:
     """Return the report; text from elsewhere is escaped, so that it cannot make links, HTML or mentions."""
     page = _Page(_MOST_CHARS)
-    page.add(f"## kops-py {escaped(run.operation or 'run')} of {code(run.cluster or '?')}: {escaped(run.outcome)}", "")
+    of = f" of {code(run.cluster)}" if run.cluster else ""
+    page.add(f"## kops-py {escaped(run.operation or 'run')}{of}: {escaped(run.outcome)}", "")
     page.rows(("", ""), _facts(run), "lines", 20)
     if run.failures:
         page.add("### Failures", "")
         page.blocks(list(map(_failure, run.failures)), "failures", _MOST_FAILURES)
     if run.resume:
         page.add("Continue with:", "", *fenced(run.resume), "")
+    if run.bypasses:
+        page.add("### Safeguards put aside", "")
+        told = [(code(node or CLUSTER), escaped(sentence)) for node, sentence in run.bypasses]
+        page.rows(("On", "What"), told, "safeguards", _MOST_FINDINGS)
     if run.findings:
         page.add("### Findings", "")
         findings = sorted(run.findings, key=lambda f: (f.ignored, _SEVERITIES[f.severity], f.id, f.node))
@@ -135,7 +140,7 @@ def _facts(run: RunHistory) -> list[tuple[str, str]]:
     rows = [
         ("Outcome", f"**{escaped(outcome_text(run))}**"),
         ("Asked for", escaped(run.asked)),
-        ("Plan", code(run.digest or "?")),
+        ("Plan", code(run.digest) if run.digest else ""),
         ("Steps", steps_text(run)),
         ("Run", code(run.id) if not run.planned_only else ""),
         ("By", code(run.by) if run.by else ""),

@@ -10,6 +10,7 @@ from kops_py.report.status import table
 from kops_py.report.text import findings_text
 from kops_py.report.words import (
     CLUSTER,
+    drain_lines,
     duration_text,
     failure_lines,
     outcome_text,
@@ -77,6 +78,7 @@ def _node(node: NodeHistory) -> list[str]:
     width = max((len(s.title) for s in node.steps), default=0)
     for step in node.steps:
         lines.append(f"  {step.title:<{width}}  {_step(step)}")
+        lines += [f"    {line}" for line in drain_lines(step)]
         lines += [
             f"    waited {duration_text(w.duration_s)}: {w.message}"
             for w in step.waits[:3]

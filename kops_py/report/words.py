@@ -77,6 +77,18 @@ def failure_lines(failure: Failure) -> list[str]:
     return lines
 
 
+def drain_lines(step: StepHistory) -> list[str]:
+    """Return what a drain took: the pods in numbers, the time each disruption budget held, volumes left."""
+    if step.drained is None:
+        return []
+    held = sorted(step.drained.budgets_s.items(), key=lambda item: -item[1])
+    lines = [step.drained.summary()]
+    lines += [f"disruption budget {name} held pods for {duration_text(held_s)}" for name, held_s in held]
+    if step.drained.volumes_left:
+        lines.append(f"volumes still attached: {', '.join(step.drained.volumes_left)}")
+    return lines
+
+
 def version_text(node: NodeHistory) -> str:
     """Return the versions of a node before and after, as far as they were seen."""
     if node.version_before and node.version_after and node.version_before != node.version_after:

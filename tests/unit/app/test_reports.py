@@ -17,6 +17,7 @@ from kops_py.app.session import Settings
 from kops_py.model.errors import CommandFailedError, ConfigError, ExitCode, LockedError, RunDeadlineError
 from kops_py.model.event import Note, StepResult, VersionsSeen
 from kops_py.model.finding import Finding, Severity
+from kops_py.model.spec import ClusterSpec
 from tests.fakes.kube import node
 from tests.unit.app.test_bootstrap import World, world
 
@@ -174,6 +175,23 @@ def test_versions_before_and_after_are_told(world: World) -> None:
     assert (run.versions_before["n1"], run.versions_after["n1"]) == ("v1.36.1", "v1.37.0")
     assert [e for e in world.events if isinstance(e, VersionsSeen)]
     world.kube.assert_clean()
+
+
+def test_files_that_are_wrong_are_reported_with_every_mistake(
+    world: World, files: ReportFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(_: Settings) -> ClusterSpec:
+        other = ConfigError("unknown \x1b[31mkey", where="c.yaml:9:1", hint="remove it")
+        raise ConfigError("no such version", where="c.yaml:3:1", why="too new", others=(other,))
+
+    monkeypatch.setattr("kops_py.app.run.load_spec", wrong)
+    with pytest.raises(ConfigError):
+        world.run(plan_only=True, reports=files)
+    texts = written(files)
+    assert texts["markdown"].startswith("## kops-py bootstrap: failed\n")
+    for text in texts.values():
+        for part in ("no such version", "too new", "c.yaml:9:1", "unknown key", "remove it", "(exit code 2)"):
+            assert part in text
 
 
 @pytest.mark.parametrize("place", ["missing/report.md", ".", "file/report.md"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kops_py.engine.journal import read_journal
+from kops_py.model.drain_report import DrainReport
 from kops_py.model.event import StepProgress, StepResult
 from kops_py.report.history import Failure, RunHistory
 from kops_py.report.history_read import history_of
@@ -136,9 +138,32 @@ JSON = st.recursive(
     max_leaves=8,
 )
 KINDS = ["run-started", "plan-made", "findings-made", "step-started", "step-progress", "step-finished", "run-finished"]
-KINDS += ["versions-seen", "note", "wave-started", "run-start", "step-start", "step-end", "stopped", "run-end", "wave"]
+KINDS += [
+    "versions-seen",
+    "note",
+    "wave-started",
+    "run-start",
+    "step-start",
+    "step-end",
+    "stopped",
+    "run-end",
+    "wave",
+    "drained",
+]
 KEYS = ["at_s", "step", "node", "result", "duration_s", "error", "plan", "waves", "steps", "nodes", "findings", "when"]
-KEYS += ["exit_code", "failures", "errors", "message", "severity", "id", "title", "max_parallel"]
+KEYS += [
+    "budgets_s",
+    "stayed",
+    "evicted",
+    "exit_code",
+    "failures",
+    "errors",
+    "message",
+    "severity",
+    "id",
+    "title",
+    "max_parallel",
+]
 
 
 @settings(max_examples=150, deadline=None)
@@ -157,3 +182,31 @@ def test_what_was_asked_for_is_in_every_report(render: Callable[[RunHistory], st
     """An upgrade that bypassed disruption budgets says so."""
     assert "to v1.37.0" in render(good_run().history())
     assert "disable-eviction true" in render(good_run().history())
+
+
+def test_a_drain_is_told_and_what_it_bypassed_stands_out() -> None:
+    recorded = good_run()
+    report = DrainReport(
+        "n1",
+        evicted=("web/a", "web/b"),
+        deleted=("web/c\x1b[31m",),
+        stayed=(("kube-system/proxy", "DaemonSet"),),
+        bypassed_budgets=True,
+        duration_s=9.5,
+        budgets_s={"web/budget": 4.2},
+        waited_for_budgets_s=4.2,
+        volumes_left=("pv-1",),
+    )
+    recorded.journal.insert(3, json.dumps({"at_s": START_S, "kind": "drained", "step": "s1/n1", **report.to_json()}))
+    run = recorded.history()
+    expected = dataclasses.replace(report, deleted=("web/c",))
+    assert run.steps[0].drained == expected
+    assert run.bypasses == (("n1", expected.bypasses[0]),)
+    assert run.to_json_in_full()["steps"][0]["drained"] == expected.to_json()
+    for text in (junit(run), html(run), run_text(run)):
+        for part in (expected.summary(), "disruption budget web/budget held pods for 4.2 s", "still attached: pv-1"):
+            assert part in text
+    for text in (markdown(run), html(run)):
+        assert "Safeguards put aside" in text
+        assert "disruption budgets were not asked" in text
+    assert "Safeguards" not in markdown(good_run().history()) + html(good_run().history())
