@@ -34,6 +34,8 @@ UPDATES_UNKNOWN = FindingKind(
 )
 KINDS = (UPDATES_UNKNOWN,)
 _SHOWN = 12
+_BOOT_S = 300.0
+"""For the firmware and the boot of a large machine, on top of the time for a node to become Ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +99,12 @@ def _chain(
     restarted = name in arguments.rebooted or boot_id != began
     auto = arguments.reboot is RebootPolicy.AUTO
     always = arguments.reboot is RebootPolicy.ALWAYS and not restarted
-    if always or (auto and (patches.updates or patches.reboot_required)):
+    if always or (auto and not restarted and (patches.updates or patches.reboot_required)):
         needed = auto and not patches.reboot_required
         title = "restart, if the host asks for it" if needed else "restart"
         action_ = RebootNode(name, boot_id, only_if_needed=auto)
-        steps.append(
-            Step(f"reboot/{name}", name, title, action_, timeouts.node_ready_s + 300, ("boot id must change",))
-        )
+        limit_s = timeouts.node_ready_s + _BOOT_S
+        steps.append(Step(f"reboot/{name}", name, title, action_, limit_s, ("proven by another boot id",)))
     if not steps and not is_our_cordon(node):
         return ()
     work = NodeWork(host, (), tuple(steps), "", node.version.partition("+")[0])

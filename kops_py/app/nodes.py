@@ -1,0 +1,261 @@
+"""The commands that take nodes out of service and back: patch, and the node verbs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
+from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
+from kops_py.app.upgrade import RolloutSettings, drain_findings, make_rollout
+from kops_py.app.upgrade_facts import require_api, with_etcd
+from kops_py.model.errors import ConfigError
+from kops_py.model.event import Note
+from kops_py.model.facts import Facts
+from kops_py.model.finding import Finding
+from kops_py.model.patches import PatchFacts, RebootPolicy, Selection
+from kops_py.model.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kops_py.runbooks.decision import Decision
+    from kops_py.runbooks.patch import PatchArguments
+    from kops_py.runbooks.rollout import Rollout
+
+
+def run_patch(
+    settings: Settings,
+    emit: Emit,
+    confirm: Confirm,
+    *,
+    selection: Selection,
+    packages: tuple[str, ...],
+    reboot: RebootPolicy,
+    rollout: RolloutSettings,
+) -> RunResult:
+    """Install updates of the operating system, node by node; raises KopsError before it starts."""
+
+    def decide(opened: Session) -> Decided:
+        facts = _look(opened, "patch")
+        arguments = _patch_arguments(opened, facts, rollout, reboot, "patch", ())
+        opened.emit(Note(message="asking the hosts for their updates"))
+        first = _updates(opened, facts, selection, packages)
+        found = _etcd_findings(facts)
+
+        def updates(now: Facts) -> Mapping[str, PatchFacts]:
+            return _still_pending(first, _updates(opened, now, selection, packages))
+
+        return _decided(opened, facts, arguments, first, updates, found)
+
+    return run_operation(settings, emit, confirm, "patch", decide)
+
+
+def run_reboot(
+    settings: Settings, emit: Emit, confirm: Confirm, *, nodes: tuple[str, ...], rollout: RolloutSettings
+) -> RunResult:
+    """Restart nodes, drained, one at a time or as many as the rollout allows; raises KopsError before it starts."""
+
+    def decide(opened: Session) -> Decided:
+        facts = _look(opened, "restart nodes of")
+        _check_members(facts, nodes)
+        arguments = _patch_arguments(opened, facts, rollout, RebootPolicy.ALWAYS, "reboot", nodes)
+        return _decided(opened, facts, arguments, {}, lambda _: {}, _etcd_findings(facts))
+
+    return run_operation(settings, emit, confirm, "reboot", decide)
+
+
+def run_node_verb(
+    settings: Settings,
+    emit: Emit,
+    confirm: Confirm,
+    *,
+    verb: str,
+    nodes: tuple[str, ...],
+    rollout: RolloutSettings,
+    foreign: bool = False,
+) -> RunResult:
+    """Cordon, drain or uncordon nodes (``verb``); ``foreign``: uncordon whoever cordoned. Raises KopsError."""
+    from kops_py.runbooks import node_service
+
+    def decide(opened: Session) -> Decided:
+        facts = _look(opened, "work on")
+        _check_members(facts, nodes)
+        chosen = make_rollout(opened.spec, rollout)
+
+        def plan(now: Facts) -> Decision:
+            if verb == "cordon":
+                return node_service.cordon_nodes(opened.spec, now, nodes)
+            if verb == "uncordon":
+                return node_service.uncordon_nodes(opened.spec, now, nodes, foreign=foreign)
+            movable = _with_movable_pods(opened, nodes, chosen)
+            return node_service.drain_nodes(opened.spec, now, nodes, chosen, movable)
+
+        decision = plan(facts)
+        found = (*decision.findings, *drain_findings(opened, chosen, decision.plan))
+        return _finished(opened, facts, decision.plan, found, lambda now: plan(now).plan)
+
+    return run_operation(settings, emit, confirm, verb, decide)
+
+
+def _look(opened: Session, verb: str) -> Facts:
+    opened.emit(Note(message=looking_at(opened.spec)))
+    facts = opened.observe()
+    require_api(facts, verb)
+    return with_etcd(opened, facts)
+
+
+def _check_members(facts: Facts, nodes: Sequence[str]) -> None:
+    known = sorted(facts.kube.nodes if facts.kube else ())
+    unknown = [name for name in nodes if name not in known or name not in facts.hosts]
+    if unknown:
+        raise ConfigError(
+            f"{', '.join(unknown)}: no node of this cluster and its inventory", hint=f"there are {', '.join(known)}"
+        )
+
+
+def _patch_arguments(
+    opened: Session,
+    facts: Facts,
+    rollout: RolloutSettings,
+    reboot: RebootPolicy,
+    operation: str,
+    nodes: tuple[str, ...],
+) -> PatchArguments:
+    from kops_py.runbooks.patch import PatchArguments
+    from kops_py.runbooks.rollout import control_plane_order, is_our_cordon
+
+    members = facts.kube.nodes if facts.kube else {}
+    begun = {name for name, node in members.items() if is_our_cordon(node)}
+    order = control_plane_order(opened.spec, facts, begun)
+    return PatchArguments(
+        rollout=dataclasses.replace(make_rollout(opened.spec, rollout), order=order),
+        reboot=reboot,
+        rebooted=_restarted_earlier(opened, facts, operation),
+        operation=operation,
+        nodes=nodes,
+        boot_ids={name: host.boot_id for name, host in facts.hosts.items()},
+    )
+
+
+def _restarted_earlier(opened: Session, facts: Facts, operation: str) -> frozenset[str]:
+    """Return the nodes that the last run of this operation has restarted, if that run did not come to its end.
+
+    Its plan names the boot id each node was to leave. Without the run's folder nothing is known, and a node may be
+    restarted a second time, which does no harm.
+    """
+    from kops_py.app.runs import read_run, run_names
+
+    runs = opened.settings.run_dir / "runs"
+    current = opened.work_dir.name
+    for name in run_names(opened.settings.run_dir):
+        if name == current or f"-{operation}-" not in name:
+            continue
+        run = read_run(runs / name)
+        if run.exit_code == 0 or run.cluster != opened.spec.name or not run.began_s:
+            return frozenset()
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            plan = json.loads((runs / name / "plan.json").read_text(encoding="utf-8"))
+            left = {a["node"]: a["boot_id"] for a in _actions(plan) if a["kind"] == "RebootNode"}
+            return frozenset(n for n, b in left.items() if n in facts.hosts and facts.hosts[n].boot_id not in ("", b))
+        return frozenset()
+    return frozenset()
+
+
+def _actions(plan: dict[str, list[dict[str, list[dict[str, dict[str, str]]]]]]) -> list[dict[str, str]]:
+    return [step["action"] for wave in plan["waves"] for step in wave["steps"]]
+
+
+def _updates(opened: Session, facts: Facts, selection: Selection, packages: Sequence[str]) -> Mapping[str, PatchFacts]:
+    from kops_py.observe.patches import observe_patches
+
+    limit = opened.spec.limit
+    members = facts.kube.nodes if facts.kube else {}
+    asked = {
+        h.name: facts.hosts[h.name]
+        for h in opened.spec.nodes
+        if facts.hosts[h.name].reachable and h.name in members and (not limit or h.name in limit)
+    }
+    return observe_patches(opened.fleet, asked, selection, packages, cancel=opened.cancel)
+
+
+def _still_pending(first: Mapping[str, PatchFacts], now: Mapping[str, PatchFacts]) -> dict[str, PatchFacts]:
+    """Return of what was announced what is still to do; what has come up since then waits for the next patch."""
+    found = {}
+    for name, facts in now.items():
+        names = {update.name for update in facts.updates}
+        announced = first.get(name, PatchFacts()).updates
+        found[name] = dataclasses.replace(facts, updates=tuple(u for u in announced if u.name in names))
+    return found
+
+
+def _etcd_findings(facts: Facts) -> tuple[Finding, ...]:
+    from kops_py.runbooks.upgrade_rules import ETCD_MEMBERS
+
+    return tuple(
+        ETCD_MEMBERS.found(f"etcd member {m.name}: {m.problem or 'not healthy'}", node=m.name)
+        for m in facts.etcd
+        if not m.healthy
+    )
+
+
+def _decided(
+    opened: Session,
+    facts: Facts,
+    arguments: PatchArguments,
+    first: Mapping[str, PatchFacts],
+    updates: Callable[[Facts], Mapping[str, PatchFacts]],
+    found: tuple[Finding, ...],
+) -> Decided:
+    from kops_py.runbooks.patch import patch
+
+    decision = patch(opened.spec, facts, first, arguments)
+    if decision.plan.has_changes:
+        found = (*found, *drain_findings(opened, arguments.rollout, decision.plan))
+    return _finished(
+        opened,
+        facts,
+        decision.plan,
+        (*decision.findings, *found),
+        lambda now: patch(opened.spec, now, updates(now), arguments).plan,
+    )
+
+
+def _finished(
+    opened: Session,
+    facts: Facts,
+    plan: Plan,
+    found: tuple[Finding, ...],
+    plan_again: Callable[[Facts], Plan],
+) -> Decided:
+    from kops_py.actions.gates import unavailable_workloads
+    from kops_py.actions.perform import ClusterPerformer
+    from kops_py.app.bootstrap import make_deps
+    from kops_py.runbooks.preflight import mark_ignored
+
+    short = frozenset(unavailable_workloads(opened.kube.api()))
+
+    def replan() -> tuple[Plan, Facts]:
+        now = opened.observe()
+        return plan_again(now), now
+
+    def performer(place: RunPlace) -> ClusterPerformer:
+        return ClusterPerformer(make_deps(opened, place, facts, short_before=short))
+
+    return Decided(plan, mark_ignored(found, opened.ignored), replan, performer)
+
+
+def _with_movable_pods(opened: Session, nodes: Sequence[str], rollout: Rollout) -> frozenset[str]:
+    """Return the nodes with pods that a drain would move, or would have to refuse; raises KubeError."""
+    from kops_py.model.drain import Fate, judge
+    from kops_py.observe.pods import pods_on_node
+
+    api = opened.kube.api()
+    return frozenset(
+        name
+        for name in nodes
+        if any(judge(pod, rollout.drain).fate is not Fate.STAYS for pod in pods_on_node(api, name))
+    )
