@@ -76,9 +76,7 @@ def cordon(output: str, verbose: bool, nodes: tuple[str, ...], **given: Any) -> 
 def uncordon(output: str, verbose: bool, nodes: tuple[str, ...], *, force: bool, **given: Any) -> int:
     """Let these nodes be scheduled on again."""
     run = partial(run_node_verb, verb="uncordon", nodes=_unique(nodes), rollout=RolloutSettings(), foreign=force)
-    return run_planned(
-        run, settings_from(**given), output, verbose=verbose, done="has {steps} nodes back in scheduling"
-    )
+    return run_planned(run, settings_from(**given), output, verbose=verbose, done="has {steps} nodes back")
 
 
 @node.command()
@@ -91,9 +89,7 @@ def uncordon(output: str, verbose: bool, nodes: tuple[str, ...], *, force: bool,
 def drain(output: str, verbose: bool, nodes: tuple[str, ...], **given: Any) -> int:
     """Cordon nodes and evict what runs on them; they stay cordoned."""
     run = partial(run_node_verb, verb="drain", nodes=_unique(nodes), rollout=rollout_settings(given))
-    return run_planned(
-        run, settings_from(**given), output, verbose=verbose, done="has these nodes drained: {steps} steps"
-    )
+    return run_planned(run, settings_from(**given), output, verbose=verbose, done="has them drained: {steps} steps")
 
 
 @node.command()
@@ -106,9 +102,7 @@ def drain(output: str, verbose: bool, nodes: tuple[str, ...], **given: Any) -> i
 def reboot(output: str, verbose: bool, nodes: tuple[str, ...], **given: Any) -> int:
     """Drain nodes, restart their systems, and give them back when they are healthy."""
     run = partial(run_reboot, nodes=_unique(nodes), rollout=rollout_settings(given))
-    return run_planned(
-        run, settings_from(**given), output, verbose=verbose, done="has these nodes restarted: {steps} steps"
-    )
+    return run_planned(run, settings_from(**given), output, verbose=verbose, done="has them restarted: {steps} steps")
 
 
 def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
