@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kops_py.actions.deps import Deps
-from kops_py.actions.jobs import run_job
+from kops_py.actions.jobs import forget_job, run_job
 from kops_py.connect.base import Host
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import UPGRADE_JOB, InstallPackages, InstallUpdates, UpgradeWithKubeadm
@@ -29,6 +29,8 @@ def install_packages(deps: Deps, action: InstallPackages, ctx: StepContext) -> N
     family = _family(deps, host.name)
     version = Version.parse(action.version)
     what = f"{', '.join(action.packages)} {version.bare}"
+    if "kubeadm" in action.packages:
+        forget_job(host, UPGRADE_JOB)  # what another kubeadm did says nothing about this one
     script = install_script(family, action.packages, version.bare, deps.spec.kubernetes.package_revision)
     if "kubelet" in action.packages:
         script += "systemctl daemon-reload\nsystemctl restart kubelet\n"

@@ -117,15 +117,23 @@ def _findings(
 
 def drain_findings(opened: Session, rollout: Rollout, plan: Plan) -> tuple[Finding, ...]:
     """Return what speaks against the drains of a plan; raises KubeError."""
-    from kops_py.model.actions import DrainNode
+    from kops_py.model.actions import DrainNode, UncordonNode
     from kops_py.observe.workloads import observe_workloads
     from kops_py.runbooks.disruption import disruption_findings
 
     drained = list(dict.fromkeys(s.node for s in plan.steps if isinstance(s.action, DrainNode)))
     if not drained:
         return ()
-    opened.emit(Note(message=f"reckoning what draining {len(drained)} nodes means for the pods on them"))
-    return disruption_findings(observe_workloads(opened.kube.api()), rollout.drain, drained, rollout.window)
+    count = f"{len(drained)} nodes" if len(drained) > 1 else drained[0]
+    opened.emit(Note(message=f"reckoning what draining {count} means for the pods there"))
+    workloads = observe_workloads(opened.kube.api())
+    # What an unfinished run of ours has cordoned takes pods again before the next node is drained.
+    back = {s.node for s in plan.steps if isinstance(s.action, UncordonNode)}
+    nodes = {
+        name: dataclasses.replace(node, unschedulable=node.unschedulable and name not in back)
+        for name, node in workloads.nodes.items()
+    }
+    return disruption_findings(dataclasses.replace(workloads, nodes=nodes), rollout.drain, drained, rollout.window)
 
 
 def _arguments(spec: ClusterSpec, facts: Facts, hops: tuple[Version, ...], given: RolloutSettings) -> UpgradeArguments:

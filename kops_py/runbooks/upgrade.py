@@ -174,11 +174,14 @@ def _kubeadm_pending(world: _World, host: HostSpec, version: Version) -> bool:
     """Whether kubeadm upgrade has not come to its end here for this version.
 
     The manifests tell it for a control plane; kubeadm swaps them one by one and may be killed in between, which
-    its job's record on the host tells.
+    its job's record on the host tells. Installing another kubeadm takes that record away.
     """
     facts = world.host(host.name)
-    if _is_unfinished(facts) and _package(facts, "kubeadm") == version:
-        return True
+    if _package(facts, "kubeadm") == version:
+        if _is_unfinished(facts):
+            return True
+        if not host.is_control_plane and facts.jobs.get(UPGRADE_JOB) is JobState.SUCCEEDED:
+            return False
     if host.is_control_plane:
         return any(_is_below(_image_version(facts.static_images.get(c, "")), version) for c in _COMPONENTS)
     node = world.nodes.get(host.name)
