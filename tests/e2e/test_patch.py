@@ -1,0 +1,130 @@
+"""Patching real systems: updates from a repository, restarts proven by the boot id, one node by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import workload
+from tests.e2e.bed import Bed
+from tests.e2e.traffic import Traffic
+
+NODES = ("n1", "n2", "n3")
+PACKAGE = "kops-py-test"
+
+pytestmark = pytest.mark.timeout(1500)
+
+
+@pytest.mark.soak
+def test_updates_and_restarts(bed: Bed, tmp_path: Path) -> None:
+    """An update on every node, a restart where the system asks for it; killed in the middle; then one node by hand."""
+    bed.boot(3)
+    bed.write_inventory(control_planes=["n1"], workers=["n2", "n3"])
+    bed.write_cluster("patched")
+    bed.bootstrap()
+    workload.load_image(bed, NODES)
+    workload.deploy(bed, NODES, grace_s=5, min_available=workload.REPLICAS - 1)
+    _offer_update(bed, tmp_path)
+    bed.node("n2").exec("touch /run/reboot-required")  # gone after a restart: /run is a tmpfs
+    before = {name: bed.node(name).boot_id() for name in NODES}
+
+    plan = bed.program.run("patch", "--package", PACKAGE, "--plan", "-o", "json", exit_code=20).json()
+    titles = {(s["node"], s["title"]) for w in plan["waves"] for s in w["steps"]}
+    assert {("n1", "install 1 update"), ("n2", "restart"), ("n3", "restart, if the host asks for it")} <= titles
+    with Traffic(bed, ("n1", "n3")) as traffic:
+        running = bed.program.start("patch", "--package", PACKAGE, "-y")
+        running.wait_said(r"n2:\s+restarting the operating system", deadline_s=300)
+        running.kill()
+        bed.node("n2").wait_rebooted(before["n2"])
+        finished = bed.program.run("patch", "--package", PACKAGE, "-y", deadline_s=600)
+    bed.say(f"patched 1+2 in {finished.duration_s:.1f} s after a kill; {traffic}")
+    after = {name: bed.node(name).boot_id() for name in NODES}
+    assert {name for name in NODES if before[name] != after[name]} == {"n2"}
+    for name in NODES:
+        assert bed.node(name).exec(f"dpkg-query -W -f '${{Version}}' {PACKAGE}").stdout == "1.1"
+        held = bed.node(name).exec("apt-mark showhold").stdout.split()
+        assert {"kubeadm", "kubectl", "kubelet"} <= set(held)
+    _check_free(bed)
+    again = bed.program.run("patch", "--package", PACKAGE, "-y")
+    assert "nothing to do" in again.text, again.report()
+
+    _one_node_by_hand(bed)
+    restarted = bed.program.run("node", "reboot", "n3", "-y", deadline_s=400)
+    bed.say(f"node reboot n3 in {restarted.duration_s:.1f} s")
+    assert bed.node("n3").boot_id() != after["n3"]
+    assert bed.node("n2").boot_id() == after["n2"]
+    _check_free(bed)
+    workload.assert_answers(bed, NODES)
+
+
+@pytest.mark.soak
+def test_every_node_of_three_control_planes_restarts(bed: Bed) -> None:
+    nodes = ("n1", "n2", "n3", "n4", "n5")
+    bed.boot(6)
+    bed.write_inventory(control_planes=nodes[:3], workers=nodes[3:], load_balancers=["n6"])
+    bed.write_cluster("restarted")
+    bed.bootstrap()
+    workload.load_image(bed, nodes)
+    workload.deploy(bed, nodes, grace_s=5, min_available=workload.REPLICAS - 1)
+    before = {name: bed.node(name).boot_id() for name in nodes}
+    finished = bed.program.run("patch", "--reboot", "always", "-y", deadline_s=1200)
+    bed.say(f"every node of 3+2 restarted in {finished.duration_s:.1f} s")
+    assert all(bed.node(name).boot_id() != before[name] for name in nodes)
+    _check_free(bed, nodes)
+    workload.wait_answers(bed, nodes, deadline_s=60)
+
+
+def _one_node_by_hand(bed: Bed) -> None:
+    bed.program.run("node", "drain", "n3", "-y", deadline_s=200)
+    assert _cordoned(bed) == {"n3"}
+    on_node = bed.kubectl("get pods -l app=echo -o jsonpath={.items[*].spec.nodeName}")
+    assert "n3" not in on_node.split()
+    shown = bed.program.run("status").text
+    assert "kops-py" in shown, shown
+    assert "nothing to do" in bed.program.run("node", "drain", "n3", "-y").text
+    bed.program.run("node", "uncordon", "n3", "-y")
+    assert _cordoned(bed) == set()
+    bed.kubectl("cordon n3")
+    left = bed.program.run("node", "uncordon", "n3", "-y")
+    assert "somebody else" in left.text, left.report()
+    assert _cordoned(bed) == {"n3"}
+    bed.program.run("node", "uncordon", "n3", "--force", "-y")
+    assert _cordoned(bed) == set()
+
+
+def _offer_update(bed: Bed, folder: Path) -> None:
+    """Install a package in version 1.0 on every node, and offer 1.1 in a repository on the node itself."""
+    for version in ("1.0", "1.1"):
+        root = folder / version / "DEBIAN"
+        root.mkdir(parents=True)
+        (root / "control").write_text(
+            f"Package: {PACKAGE}\nVersion: {version}\nArchitecture: all\nMaintainer: nobody <nobody@example.com>\n"
+            "Description: something to update\n"
+        )
+        subprocess.run(
+            ["dpkg-deb", "--build", str(root.parent), str(folder / f"{version}.deb")], check=True, capture_output=True
+        )
+    for name in NODES:
+        node = bed.node(name)
+        for version in ("1.0", "1.1"):
+            node.put_file(folder / f"{version}.deb", f"/srv/updates/{PACKAGE}_{version}_all.deb")
+        node.exec(f"dpkg -i /srv/updates/{PACKAGE}_1.0_all.deb")
+        node.exec(
+            "cd /srv/updates && { for f in ./*.deb; do dpkg-deb -f $f; echo Filename: $f; echo Size: $(stat -c %s $f); "
+            "echo SHA256: $(sha256sum $f | cut -d' ' -f1); echo; done; } > Packages && "
+            "echo 'deb [trusted=yes] file:/srv/updates ./' > /etc/apt/sources.list.d/updates.list"
+        )
+
+
+def _cordoned(bed: Bed) -> set[str]:
+    items = json.loads(bed.kubectl("get nodes -o json"))["items"]
+    return {n["metadata"]["name"] for n in items if n["spec"].get("unschedulable")}
+
+
+def _check_free(bed: Bed, nodes: Sequence[str] = NODES) -> None:
+    bed.wait_ready(nodes)
+    assert _cordoned(bed) == set()
