@@ -40,7 +40,7 @@ class Tracked:
 
 @dataclass(slots=True)
 class _Gate:
-    """A budget that refused: its pods are tried a few at a time, more as it lets them through."""
+    """A budget that refused: one of its pods is tried at a time, twice as many after each round that went well."""
 
     due_at: float
     pause_s: float
@@ -116,13 +116,14 @@ class Roster:
                 tracked.accepted = True
                 if before:
                     gate = self._gates[before]
-                    gate.due_at, gate.pause_s, gate.width = now, FIRST_PAUSE_S, gate.width * 2
+                    gate.due_at, gate.pause_s, gate.width = now, FIRST_PAUSE_S, gate.width + 1
             case Answer.BUDGET:
                 gate = self._gates.setdefault(attempt.budget, _Gate(now, FIRST_PAUSE_S))
-                pause_s = attempt.retry_after_s or gate.pause_s
+                gate.width = 1
                 if gate.due_at <= now:  # the first refusal of this round
+                    gate.due_at = now + gate.pause_s
                     gate.pause_s = min(gate.pause_s * 1.5, LONGEST_PAUSE_S)
-                gate.width, gate.due_at = 1, now + pause_s
+                gate.due_at = max(gate.due_at, now + attempt.retry_after_s)
             case Answer.NAMESPACE:
                 tracked.due_at = now + max(attempt.retry_after_s, LONGEST_PAUSE_S)
             case _:

@@ -267,6 +267,25 @@ def test_what_the_server_refuses_for_good_ends_the_drain(scene: Scene) -> None:
     assert scene.there() == ["web-0"]
 
 
+def test_after_a_refusal_for_good_nothing_new_is_evicted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_module, "_FIRST_POLL_S", 10.0)
+    for number in range(200):
+        scene.shop.pod(f"web-{number:03}")
+    create = scene.api.create
+
+    def slow(path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
+        if "web-000" in path:
+            raise KubeError("answered 403", why="cannot create", status=403)
+        time.sleep(0.05)
+        return create(path, body)
+
+    monkeypatch.setattr(scene.api, "create", slow)
+    begun = time.monotonic()
+    assert "shop/web-000: answered 403" in scene.fails().why
+    assert time.monotonic() - begun < 5
+    assert len(scene.evicted_names()) <= 150
+
+
 def test_throttling_is_silent_and_honours_the_time_to_ask_again(scene: Scene) -> None:
     scene.shop.pod("web-0")
     scene.api.fail("create", "/eviction$", KubeError("busy", status=429, retry_after_s=0.3), times=2)
@@ -522,6 +541,13 @@ class TestVolumes:
         assert report.waited_for_volumes_s >= 0.2
         assert report.volumes_left == ()
         assert any("volumes to be detached: pv-shop-data" in s for s in scene.said), scene.said
+
+    def test_the_volumes_of_pods_that_stay_as_only_the_node_knows_them(self, scene: Scene) -> None:
+        scene.shop.claimed_volume("cache")
+        scene.shop.pod("agent", claims=("cache",), owner="DaemonSet")
+        self.in_use(scene, "cache")
+        report = scene.drain(volumes_timeout_s=0.3)
+        assert (report.volumes_left, report.waited_for_volumes_s < 0.3) == ((), True)
 
     def test_too_slow(self, scene: Scene) -> None:
         volume = scene.shop.claimed_volume("data")
