@@ -111,6 +111,7 @@ class _Drain:
                 break
             certain = empty
             self._tell()
+        self._take(wait(self._in_flight).done)  # whose pods are gone already: the report wants to know by whom
         if self._roster.refused:
             raise drain_errors.not_allowed(self._node, self._roster.refused.values(), self._policy, begun=True)
 

@@ -114,6 +114,8 @@ class Roster:
         match attempt.answer:
             case Answer.ACCEPTED:
                 tracked.accepted = True
+                if tracked.pod.uid in self._done:  # a list without the pod was faster than this answer
+                    self._done[tracked.pod.uid] = (tracked.pod, self._how(tracked))
                 if before:
                     gate = self._gates[before]
                     gate.due_at, gate.pause_s, gate.width = now, FIRST_PAUSE_S, gate.width + 1
@@ -176,10 +178,15 @@ class Roster:
         tracked = self.going.get(pod.uid)
         if tracked is None:
             tracked = self.going[pod.uid] = Tracked(pod, fate, group_number(pod, self.policy.groups))
-        tracked.pod, tracked.fate = pod, fate
+        if tracked.last is None or tracked.last.answer is not Answer.ACCEPTED:
+            # else it stays as it was when it had to go: a pod that ends may show as finished before it is gone
+            tracked.pod, tracked.fate = pod, fate
         tracked.accepted = tracked.accepted or bool(pod.deleting_since)
 
     def _end(self, tracked: Tracked) -> None:
-        ours = tracked.last is not None and tracked.last.answer is Answer.ACCEPTED
-        how = ("deleted" if self.deletes(tracked) else "evicted") if ours else "went"
-        self._done.setdefault(tracked.pod.uid, (tracked.pod, how))
+        self._done.setdefault(tracked.pod.uid, (tracked.pod, self._how(tracked)))
+
+    def _how(self, tracked: Tracked) -> str:
+        if tracked.last is None or tracked.last.answer is not Answer.ACCEPTED:
+            return "went"
+        return "deleted" if self.deletes(tracked) else "evicted"

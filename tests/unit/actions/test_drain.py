@@ -372,6 +372,19 @@ def test_a_lost_answer_does_no_harm(scene: Scene, monkeypatch: pytest.MonkeyPatc
     assert len(scene.evicted_names()) == 1, "the next list showed it ending"
 
 
+def test_an_answer_that_comes_after_the_pod_went_is_reported(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.shop.pod("web-0")
+    create = scene.api.create
+
+    def slow(path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
+        made = create(path, body)
+        time.sleep(0.5)  # many lists long
+        return made
+
+    monkeypatch.setattr(scene.api, "create", slow)
+    assert scene.drain().evicted == ("shop/web-0",)
+
+
 def test_a_replaced_pod_is_done_and_its_successor_is_another_pod(scene: Scene) -> None:
     """A StatefulSet's pod of the same name comes back on the node, bound by hand."""
     old = scene.shop.pod("web-0")
@@ -472,13 +485,16 @@ def test_a_finished_pod_that_was_running_at_first_is_deleted(scene: Scene) -> No
     scene.shop.pod("job")
     scene.shop.budget("web", {}, allowed=0, healthy=1, desired=1)
 
-    def finish() -> None:
-        scene.api.change(f"{scene.shop.pods}/job", lambda item: item["status"].update(phase="Succeeded"))
+    lists = iter(range(100))
 
-    timer = threading.Timer(0.2, finish)
-    timer.start()
+    def finish() -> None:
+        if next(lists) == 5:
+            scene.api.change(f"{scene.shop.pods}/job", lambda item: item["status"].update(phase="Succeeded"))
+        else:
+            scene.api.before("items", "/api/v1/pods$", finish)
+
+    scene.api.before("items", "/api/v1/pods$", finish)
     assert scene.drain().deleted == ("shop/job",)
-    timer.join()
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from kops_py.actions.drain_roster import FIRST_PAUSE_S, LONGEST_PAUSE_S, Roster, Tracked
@@ -115,3 +117,26 @@ def test_a_list_decides_who_is_gone_and_what_it_was(roster: Roster) -> None:
     assert roster.latecomers == 0
     roster.observe([])
     assert roster.report().went == tuple(f"shop/web-{n}" for n in range(1, 8))
+
+
+def test_an_answer_after_the_pod_is_gone_still_counts(roster: Roster) -> None:
+    first, second = roster.due(0)[:2]
+    roster.observe([])
+    assert roster.report().went[:2] == ("shop/web-0", "shop/web-1")
+    roster.answered(first, TAKEN, 0)
+    roster.answered(second, Attempt(Answer.GONE), 0)
+    report = roster.report()
+    assert (report.evicted, len(report.went)) == (("shop/web-0",), 7)
+
+
+def test_an_evicted_pod_that_shows_as_finished_before_it_is_gone_was_evicted() -> None:
+    """Kubelets write Succeeded or Failed when the containers have ended, and delete the pod after that."""
+    alone = dataclasses.replace(pods(1)[0], owner=None, empty_dir=True)
+    roster = Roster("w1", DrainPolicy(force=True, delete_empty_dir_data=True))
+    roster.observe([alone])
+    roster.answered(roster.due(0)[0], TAKEN, 0)
+    roster.observe([dataclasses.replace(alone, phase=PodPhase.SUCCEEDED, deleting_since="2026-01-01T00:00:00Z")])
+    roster.observe([])
+    report = roster.report()
+    assert (report.evicted, report.deleted) == (("shop/web-0",), ())
+    assert (report.without_controller, report.lost_empty_dirs) == (("shop/web-0",), ("shop/web-0",))
