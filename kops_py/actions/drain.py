@@ -111,6 +111,7 @@ class _Drain:
                 break
             certain = empty
             self._tell()
+        self._take(wait(self._in_flight).done)  # whose pods are gone already: the report wants to know by whom
         if self._roster.refused:
             raise drain_errors.not_allowed(self._node, self._roster.refused.values(), self._policy, begun=True)
 
@@ -140,7 +141,7 @@ class _Drain:
         return remove(api, tracked.pod, grace_period_s=self._policy.grace_period_s, timeout_s=self._request_s())
 
     def _collect(self, until: float) -> None:
-        """Take answers until ``until``; all of the first attempts' before that, because the next list is dear."""
+        """Take answers, and wait with them until ``until``."""
         while (left_s := until - time.monotonic()) > 0:
             if self._ctx.cancel.wait(0):
                 self._ctx.cancel.check()
@@ -148,6 +149,8 @@ class _Drain:
                 self._ctx.cancel.wait(left_s)
                 return
             self._take(wait(self._in_flight, timeout=min(left_s, _SLICE_S)).done)
+            if self._roster.failed():
+                return  # the drain ends here: no more evictions than are under way
         self._take({future for future in self._in_flight if future.done()})
 
     def _take(self, done: set[Future[Attempt]]) -> None:

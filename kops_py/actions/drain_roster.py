@@ -40,7 +40,7 @@ class Tracked:
 
 @dataclass(slots=True)
 class _Gate:
-    """A budget that refused: its pods are tried a few at a time, more as it lets them through."""
+    """A budget that refused: one of its pods is tried at a time, twice as many after each round that went well."""
 
     due_at: float
     pause_s: float
@@ -114,15 +114,18 @@ class Roster:
         match attempt.answer:
             case Answer.ACCEPTED:
                 tracked.accepted = True
+                if tracked.pod.uid in self._done:  # a list without the pod was faster than this answer
+                    self._done[tracked.pod.uid] = (tracked.pod, self._how(tracked))
                 if before:
                     gate = self._gates[before]
-                    gate.due_at, gate.pause_s, gate.width = now, FIRST_PAUSE_S, gate.width * 2
+                    gate.due_at, gate.pause_s, gate.width = now, FIRST_PAUSE_S, gate.width + 1
             case Answer.BUDGET:
                 gate = self._gates.setdefault(attempt.budget, _Gate(now, FIRST_PAUSE_S))
-                pause_s = attempt.retry_after_s or gate.pause_s
+                gate.width = 1
                 if gate.due_at <= now:  # the first refusal of this round
+                    gate.due_at = now + gate.pause_s
                     gate.pause_s = min(gate.pause_s * 1.5, LONGEST_PAUSE_S)
-                gate.width, gate.due_at = 1, now + pause_s
+                gate.due_at = max(gate.due_at, now + attempt.retry_after_s)
             case Answer.NAMESPACE:
                 tracked.due_at = now + max(attempt.retry_after_s, LONGEST_PAUSE_S)
             case _:
@@ -175,10 +178,15 @@ class Roster:
         tracked = self.going.get(pod.uid)
         if tracked is None:
             tracked = self.going[pod.uid] = Tracked(pod, fate, group_number(pod, self.policy.groups))
-        tracked.pod, tracked.fate = pod, fate
+        if tracked.last is None or tracked.last.answer is not Answer.ACCEPTED:
+            # else it stays as it was when it had to go: a pod that ends may show as finished before it is gone
+            tracked.pod, tracked.fate = pod, fate
         tracked.accepted = tracked.accepted or bool(pod.deleting_since)
 
     def _end(self, tracked: Tracked) -> None:
-        ours = tracked.last is not None and tracked.last.answer is Answer.ACCEPTED
-        how = ("deleted" if self.deletes(tracked) else "evicted") if ours else "went"
-        self._done.setdefault(tracked.pod.uid, (tracked.pod, how))
+        self._done.setdefault(tracked.pod.uid, (tracked.pod, self._how(tracked)))
+
+    def _how(self, tracked: Tracked) -> str:
+        if tracked.last is None or tracked.last.answer is not Answer.ACCEPTED:
+            return "went"
+        return "deleted" if self.deletes(tracked) else "evicted"

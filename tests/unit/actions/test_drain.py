@@ -267,6 +267,25 @@ def test_what_the_server_refuses_for_good_ends_the_drain(scene: Scene) -> None:
     assert scene.there() == ["web-0"]
 
 
+def test_after_a_refusal_for_good_nothing_new_is_evicted(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain_module, "_FIRST_POLL_S", 10.0)
+    for number in range(200):
+        scene.shop.pod(f"web-{number:03}")
+    create = scene.api.create
+
+    def slow(path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
+        if "web-000" in path:
+            raise KubeError("answered 403", why="cannot create", status=403)
+        time.sleep(0.05)
+        return create(path, body)
+
+    monkeypatch.setattr(scene.api, "create", slow)
+    begun = time.monotonic()
+    assert "shop/web-000: answered 403" in scene.fails().why
+    assert time.monotonic() - begun < 5
+    assert len(scene.evicted_names()) <= 150
+
+
 def test_throttling_is_silent_and_honours_the_time_to_ask_again(scene: Scene) -> None:
     scene.shop.pod("web-0")
     scene.api.fail("create", "/eviction$", KubeError("busy", status=429, retry_after_s=0.3), times=2)
@@ -351,6 +370,19 @@ def test_a_lost_answer_does_no_harm(scene: Scene, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(scene.api, "create", lose)
     assert scene.drain().went == ("shop/web-0",)
     assert len(scene.evicted_names()) == 1, "the next list showed it ending"
+
+
+def test_an_answer_that_comes_after_the_pod_went_is_reported(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.shop.pod("web-0")
+    create = scene.api.create
+
+    def slow(path: str, body: JsonObject, *, timeout_s: float | None = None) -> JsonObject:
+        made = create(path, body)
+        time.sleep(0.5)  # many lists long
+        return made
+
+    monkeypatch.setattr(scene.api, "create", slow)
+    assert scene.drain().evicted == ("shop/web-0",)
 
 
 def test_a_replaced_pod_is_done_and_its_successor_is_another_pod(scene: Scene) -> None:
@@ -453,13 +485,16 @@ def test_a_finished_pod_that_was_running_at_first_is_deleted(scene: Scene) -> No
     scene.shop.pod("job")
     scene.shop.budget("web", {}, allowed=0, healthy=1, desired=1)
 
-    def finish() -> None:
-        scene.api.change(f"{scene.shop.pods}/job", lambda item: item["status"].update(phase="Succeeded"))
+    lists = iter(range(100))
 
-    timer = threading.Timer(0.2, finish)
-    timer.start()
+    def finish() -> None:
+        if next(lists) == 5:
+            scene.api.change(f"{scene.shop.pods}/job", lambda item: item["status"].update(phase="Succeeded"))
+        else:
+            scene.api.before("items", "/api/v1/pods$", finish)
+
+    scene.api.before("items", "/api/v1/pods$", finish)
     assert scene.drain().deleted == ("shop/job",)
-    timer.join()
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
@@ -522,6 +557,13 @@ class TestVolumes:
         assert report.waited_for_volumes_s >= 0.2
         assert report.volumes_left == ()
         assert any("volumes to be detached: pv-shop-data" in s for s in scene.said), scene.said
+
+    def test_the_volumes_of_pods_that_stay_as_only_the_node_knows_them(self, scene: Scene) -> None:
+        scene.shop.claimed_volume("cache")
+        scene.shop.pod("agent", claims=("cache",), owner="DaemonSet")
+        self.in_use(scene, "cache")
+        report = scene.drain(volumes_timeout_s=0.3)
+        assert (report.volumes_left, report.waited_for_volumes_s < 0.3) == ((), True)
 
     def test_too_slow(self, scene: Scene) -> None:
         volume = scene.shop.claimed_volume("data")
