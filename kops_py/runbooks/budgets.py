@@ -56,7 +56,7 @@ BYPASSED = FindingKind(
     "budgets-bypassed",
     (WARNING,),
     "Pods will be deleted instead of evicted: no PodDisruptionBudget is heeded.",
-    "Take the setting away unless it is meant.",
+    "Leave out --disable-eviction unless it is meant.",
 )
 KINDS = (OVERLAP, IMPOSSIBLE, SYNC_FAILED, UNHEALTHY, UNOBSERVED, SLOW, BYPASSED)
 

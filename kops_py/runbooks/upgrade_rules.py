@@ -169,7 +169,7 @@ def _kubeadm_documents(path: Sequence[Version], facts: UpgradeFacts) -> Iterator
     first = path[0]
     readable_apis = TABLE[first.minor].readable_kubeadm_apis
     for where, api in sorted(facts.kubeadm_documents.items()):
-        if api not in readable_apis:
+        if api and api not in readable_apis:
             yield KUBEADM_API.found(f"{where} is {api}; kubeadm {first} reads {', '.join(readable_apis)}")
 
 

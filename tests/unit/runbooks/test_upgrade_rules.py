@@ -79,6 +79,10 @@ def test_kubeadm_api(api: str, current: str, target: str, fits: bool) -> None:
     assert all(f.id == "kubeadm-api-removed" and "ConfigMap kubeadm-config" in f.message for f in found)
 
 
+def test_a_configuration_that_could_not_be_read_is_not_judged() -> None:
+    assert find("v1.36.0", "v1.37.0", kubeadm_documents={"ConfigMap kubeadm-config": ""}) == []
+
+
 def test_many_hosts_share_a_line() -> None:
     names = [f"w{n:03}" for n in range(100)]
     hosts = {n: HostFacts(n, cgroup_version=1) for n in names}
