@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlencode
 
 from kops_py.connect.base import Cancel, JsonObject, KubeApi, T
@@ -129,6 +129,7 @@ class RestKubeApi:
         begin: Callable[[], T],
         take: Callable[[T, JsonObject], None],
         *,
+        shape: type[Any] | None = None,
         params: Mapping[str, str] | None = None,
         page_size: int = _PAGE,
         timeout_s: float | None = None,
@@ -136,15 +137,16 @@ class RestKubeApi:
         """Give each item of a list to ``take`` as its page arrives, and return what ``begin`` made.
 
         ``timeout_s`` holds for each page. When the server forgets the list half-way (410), it is read anew once,
-        into a fresh beginning.
+        into a fresh beginning. An answer that does not fit ``shape`` is read whole.
         """
         query = {"limit": str(page_size), **(params or {})}
+        read = _page_reader(shape)
         try:
-            return self._fold(path, begin(), take, query, timeout_s)
+            return self._fold(path, begin(), take, read, query, timeout_s)
         except KubeError as error:
             if error.status != 410:
                 raise
-        return self._fold(path, begin(), take, query, timeout_s)
+        return self._fold(path, begin(), take, read, query, timeout_s)
 
     def text(self, path: str, *, timeout_s: float | None = None) -> str:
         """Return an answer that is not JSON, such as /metrics."""
@@ -249,17 +251,20 @@ class RestKubeApi:
         path: str,
         into: T,
         take: Callable[[T, JsonObject], None],
+        read: Callable[[bytes], JsonObject | None],
         query: Mapping[str, str],
         timeout_s: float | None,
     ) -> T:
         token = ""
         while True:
             with _no_collection():
-                page = self.get(path, params={**query, "continue": token} if token else query, timeout_s=timeout_s)
+                params = {**query, "continue": token} if token else query
+                answer = self._send("GET", path, params=params, timeout_s=timeout_s, repeatable=True)
+                page = read(answer.body) or _json(answer.body, path, self._server)
                 for item in page.get("items") or []:
                     take(into, item)
                 token = (page.get("metadata") or {}).get("continue") or ""
-                del page
+                del page, answer
             if not token:
                 return into
 
@@ -375,6 +380,25 @@ class RestKubeApi:
     def _pause(self, pause_s: float) -> None:
         if self._cancel.wait(pause_s):
             self._cancel.check()
+
+
+def _page_reader(shape: type[Any] | None) -> Callable[[bytes], JsonObject | None]:
+    """Return what reads a page of a list of such items; it returns None for an answer of another form."""
+    if shape is None:
+        return lambda _: None
+    import msgspec
+
+    fields = {"metadata": dict[str, Any], "items": list[shape]}  # type: ignore[valid-type]
+    decoder: Any = msgspec.json.Decoder(TypedDict("Page", fields, total=False))  # type: ignore[operator]
+
+    def read(body: bytes) -> JsonObject | None:
+        try:
+            page: JsonObject = decoder.decode(body)
+        except msgspec.MsgspecError:
+            return None
+        return page
+
+    return read
 
 
 @contextmanager

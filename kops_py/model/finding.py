@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -64,6 +64,25 @@ def few(names: Iterable[str], shown: int = 3) -> str:
     every = list(names)
     rest = len(every) - shown
     return ", ".join(every[:shown]) + (f" and {rest} more" if rest > 0 else "")
+
+
+SHOWN = 25
+"""How many findings of one kind are shown one by one; the rest share one."""
+
+
+def capped(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Return findings of one kind, those beyond the first ``SHOWN`` in one line; an error stays one."""
+    every = list(findings)
+    yield from every[:SHOWN]
+    rest = sorted(every[SHOWN:], key=lambda f: list(Severity).index(f.severity))
+    if rest:
+        words = few((_subject(f) for f in rest), 5)
+        yield Finding(rest[0].severity, rest[0].id, "", f"the same holds for {len(rest)} more: {words}", rest[0].hint)
+
+
+def _subject(finding: Finding) -> str:
+    head, detailed, _ = finding.message.partition(" (")
+    return head if detailed or not finding.node else finding.node
 
 
 def blocking(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:

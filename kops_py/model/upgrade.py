@@ -29,7 +29,7 @@ class UpgradeFacts:
     """failCgroupV1 of the cluster's KubeletConfiguration; None: not set."""
     etcd_members: tuple[EtcdMember, ...] = ()
     etcd_expected: frozenset[str] = frozenset()
-    """Names of the members there should be; empty for an etcd that kubeadm does not run."""
+    """Names of the members there should be, once etcd was asked; empty for an etcd that kubeadm does not run."""
     etcd_alarms: tuple[str, ...] = ()
     etcd_flags: frozenset[str] = frozenset()
     """Names of etcd flags the cluster configuration sets (etcd.local.extraArgs), without dashes."""

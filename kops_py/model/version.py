@@ -86,6 +86,8 @@ class MinorFacts:
     """How many minors a kubelet of this minor may be older than an API server (version skew policy)."""
     kubeadm_kubelet_lag: int
     """How many minors older than itself kubeadm of this minor lets kubelets be."""
+    external_etcd_minimum: tuple[int, int, int] | None
+    """What kubeadm of this minor wants of an etcd that it does not run."""
     etcd_required: tuple[int, int, int] | None
     """Below this no etcd member may be when the cluster goes to this minor."""
     etcd_advised: tuple[int, int, int] | None
@@ -190,6 +192,7 @@ def _facts(minor: int) -> MinorFacts:
         ),
         kubelet_lag=3 if minor >= 25 else 2,
         kubeadm_kubelet_lag=3 if minor >= 29 else 1,
+        external_etcd_minimum=(3, 5, 11) if minor >= 31 else None,
         # etcd's guides for 3.6 and 3.7; 3.5.24 is what the last kubeadm 1.33 ships (docs/upgrade-findings.md)
         etcd_required={34: (3, 5, 24), 37: (3, 6, 11)}.get(minor),
         etcd_advised={34: (3, 5, 32)}.get(minor),

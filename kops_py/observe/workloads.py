@@ -12,10 +12,10 @@ from kops_py.model.errors import KubeError
 from kops_py.model.quantity import millis, whole
 from kops_py.model.selectors import parse_label_selector
 from kops_py.model.workloads import BudgetFacts, NodeCapacity, PodFacts, WorkloadFacts
+from kops_py.observe import shapes
 from kops_py.observe.pods import pod_facts
 
 _HOSTNAME = "kubernetes.io/hostname"
-_PAGE = 500
 _WANTED_AND_AVAILABLE: Mapping[str, Callable[[JsonObject], tuple[int, int]]] = MappingProxyType(
     {
         "deployments": lambda o: (_replicas(o), int(_status(o).get("availableReplicas") or 0)),
@@ -34,9 +34,12 @@ def observe_workloads(api: KubeApi) -> WorkloadFacts:
 
     Budgets are read as policy/v1, and as policy/v1beta1 where the server has no other (before v1.21).
     """
-    pods: list[PodFacts] = api.fold("/api/v1/pods", list, lambda into, o: into.append(pod_facts(o)), page_size=_PAGE)
+    pods: list[PodFacts] = api.fold("/api/v1/pods", list, lambda into, o: into.append(pod_facts(o)), shape=shapes.Pod)
     nodes: dict[str, NodeCapacity] = api.fold(
-        "/api/v1/nodes", dict, lambda into, o: into.update({o["metadata"]["name"]: node_capacity(o)})
+        "/api/v1/nodes",
+        dict,
+        lambda into, o: into.update({o["metadata"]["name"]: node_capacity(o)}),
+        shape=shapes.Node,
     )
     claims: dict[str, frozenset[str]] = api.fold("/api/v1/persistentvolumes", dict, _take_volume)
     return WorkloadFacts(
@@ -76,7 +79,7 @@ def observe_unavailable(api: KubeApi) -> tuple[str, ...]:
             if problem := _unavailable(item, _KINDS[plural], *counts(item)):
                 into.append(problem)
 
-        more: list[str] = api.fold(f"/apis/apps/v1/{plural}", list, take)
+        more: list[str] = api.fold(f"/apis/apps/v1/{plural}", list, take, shape=shapes.Workload)
         found += more
     return tuple(sorted(found))
 

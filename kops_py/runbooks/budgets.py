@@ -10,14 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from kops_py.model.finding import Finding, FindingKind, Severity, few
+from kops_py.model.finding import Finding, FindingKind, Severity, capped, few
 from kops_py.model.selectors import Operator
 from kops_py.model.workloads import BudgetFacts, PodFacts, PodPhase
 
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
-
-SHOWN = 25
-"""How many findings of one kind are shown one by one; the rest share one."""
 
 OVERLAP = FindingKind(
     "budget-overlap",
@@ -59,7 +56,7 @@ BYPASSED = FindingKind(
     "budgets-bypassed",
     (WARNING,),
     "Pods will be deleted instead of evicted: no PodDisruptionBudget is heeded.",
-    "Take the setting away unless it is meant.",
+    "Leave out --disable-eviction unless it is meant.",
 )
 KINDS = (OVERLAP, IMPOSSIBLE, SYNC_FAILED, UNHEALTHY, UNOBSERVED, SLOW, BYPASSED)
 
@@ -136,13 +133,13 @@ def budget_findings(
                 covered[budget.id].moving.append(pod)
         if asked and len(found) > 1:
             overlaps.setdefault(tuple(sorted(b.id for b in found)), []).append(pod)
-    yield from _capped(
+    yield from capped(
         OVERLAP.found(f"{_pods(group)} covered by {' and '.join(names)}", node=_node(group))
         for names, group in sorted(overlaps.items())
     )
     judged = [_judge(b, covered[b.id]) for b in sorted(budgets, key=lambda b: b.id) if covered[b.id].moving]
     for kind in KINDS:
-        yield from _capped(f for f in judged if f is not None and f.id == kind.id)
+        yield from capped(f for f in judged if f is not None and f.id == kind.id)
 
 
 def _is_asked_about(pod: PodFacts) -> bool:
@@ -209,12 +206,3 @@ def _pods(pods: Sequence[PodFacts]) -> str:
 def _node(pods: Sequence[PodFacts]) -> str:
     nodes = {p.node for p in pods}
     return nodes.pop() if len(nodes) == 1 else ""
-
-
-def _capped(findings: Iterable[Finding]) -> Iterator[Finding]:
-    every = list(findings)
-    yield from every[:SHOWN]
-    rest = every[SHOWN:]
-    if rest:
-        words = few((f.message.partition(" (")[0] for f in rest), 5)
-        yield Finding(rest[0].severity, rest[0].id, "", f"the same holds for {len(rest)} more: {words}", rest[0].hint)

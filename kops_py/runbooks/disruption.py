@@ -17,13 +17,13 @@ LOCAL_DATA = FindingKind(
     "pod-local-data",
     (ERROR,),
     "Pods to be moved have emptyDir volumes, whose data is lost with the pod.",
-    "See that the data may go, then set drain.deleteEmptyDirData: true.",
+    "See that the data may go, then: --delete-emptydir-data, or maintenance.drain.deleteEmptyDirData in cluster.yaml.",
 )
 UNMANAGED = FindingKind(
     "pod-unmanaged",
     (ERROR,),
     "Pods to be moved have no controller: nothing starts them again elsewhere.",
-    "Delete them or give them a controller; or set drain.force: true, and they are gone for good.",
+    "Delete them or give them a controller; or --force (maintenance.drain.force), and they are gone for good.",
 )
 HOST_PATH = FindingKind(
     "pod-host-path",
@@ -81,7 +81,7 @@ def _refused(verdicts: Sequence[Verdict], policy: DrainPolicy) -> Iterator[Findi
 
 def _budgets(workloads: WorkloadFacts, policy: DrainPolicy, moved: Sequence[PodFacts]) -> Iterator[Finding]:
     if policy.disable_eviction:
-        yield budgets.BYPASSED.found("drain.disableEviction is set: pods are deleted, whatever their budgets say")
+        yield budgets.BYPASSED.found("evictions are disabled: pods are deleted, whatever their budgets say")
         return
     yield from budgets.budget_findings(workloads.budgets, workloads.pods, frozenset(p.uid for p in moved))
 

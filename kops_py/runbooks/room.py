@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from kops_py.model.finding import Finding, FindingKind, Severity, few
+from kops_py.model.finding import Finding, FindingKind, Severity, capped, few
 from kops_py.model.workloads import NodeCapacity, PodFacts, WorkloadFacts
 
 WARNING, INFO = Severity.WARNING, Severity.INFO
@@ -91,7 +91,7 @@ def room_findings(
             sums = area.demand.setdefault(where[pod.uid], {}).setdefault(pod.node, [0, 0, 0])
             for i, amount in enumerate(_request(pod)):
                 sums[i] += amount
-    yield from _shortages(area, drained, max_unavailable)
+    yield from capped(_shortages(area, drained, max_unavailable))
 
 
 def _request(pod: PodFacts) -> Amounts:

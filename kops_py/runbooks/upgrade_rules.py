@@ -7,7 +7,7 @@ from datetime import timedelta
 from itertools import pairwise
 
 from kops_py.model.facts import HostFacts
-from kops_py.model.finding import Finding, FindingKind, Severity, few
+from kops_py.model.finding import Finding, FindingKind, Severity, capped, few
 from kops_py.model.upgrade import UpgradeFacts
 from kops_py.model.version import TABLE, MinorFacts, Version
 from kops_py.runbooks.preflight_check import numbers, readable
@@ -17,6 +17,7 @@ ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
 LEAF_WARNING = timedelta(days=30)
 CA_WARNING = timedelta(days=180)
+_KUBELET_OWN = "/var/lib/kubelet/pki/kubelet.crt"
 
 CGROUP_V1 = FindingKind(
     "upgrade-cgroup-v1",
@@ -125,15 +126,16 @@ def version_findings(current: Version, path: Sequence[Version], facts: UpgradeFa
     hops = [(hop, TABLE[hop.minor]) for hop in path]
     return (
         *skew_findings(current, path, facts),
-        *_cgroups(hops, facts),
+        *capped(_cgroups(hops, facts)),
         *_kubeadm_documents(path, facts),
         *_etcd_versions(current, path, facts),
         *_etcd_members(hops, facts),
-        *_copy_space(current, path, facts),
-        *_kubelet_flags(current, hops, facts),
-        *_runtimes(hops, facts),
+        *capped(_copy_space(current, path, facts)),
+        *capped(_kubelet_flags(current, hops, facts)),
+        *capped(_docker(hops, facts)),
+        *capped(_containerd(hops, facts)),
         *_admission(hops, facts),
-        *_certificates(facts),
+        *capped(_certificates(facts)),
     )
 
 
@@ -167,33 +169,35 @@ def _kubeadm_documents(path: Sequence[Version], facts: UpgradeFacts) -> Iterator
     first = path[0]
     readable_apis = TABLE[first.minor].readable_kubeadm_apis
     for where, api in sorted(facts.kubeadm_documents.items()):
-        if api not in readable_apis:
+        if api and api not in readable_apis:
             yield KUBEADM_API.found(f"{where} is {api}; kubeadm {first} reads {', '.join(readable_apis)}")
 
 
 def _etcd_versions(current: Version, path: Sequence[Version], facts: UpgradeFacts) -> Iterator[Finding]:
     running = {m.name: _three(m.version) for m in facts.etcd_members if m.version}
+    by_kubeadm = bool(facts.etcd_expected)
     for before, hop in pairwise((current, *path)):
         minor = TABLE[hop.minor]
         if hop.minor == before.minor:
             continue
-        shipped = _three(TABLE[before.minor].etcd)
-        for floor, severity in ((minor.etcd_required, ERROR), (minor.etcd_advised, WARNING)):
+        own = ((minor.etcd_required, ERROR), (minor.etcd_advised, WARNING))
+        for floor, severity in own if by_kubeadm else ((minor.external_etcd_minimum, ERROR),):
             if floor is None:
                 continue
             low = sorted(n for n, version in running.items() if version < floor)
             if low:
                 text = ".".join(map(str, floor))
                 now = ".".join(map(str, min(running[n] for n in low)))
-                guide = "asked for" if severity is ERROR else "advised by etcd"
+                guide = "needed" if severity is ERROR else "advised by etcd"
                 yield ETCD_OLD.found(
                     f"etcd {now} on {few(low)}: before {hop}, {text} is {guide}",
                     node=low[0] if len(low) == 1 else "",
                     severity=severity,
                 )
                 break
-        # what members will be after this hop, at least; a patch of the hop may bring a newer one
-        running = {name: max(version, shipped, _three(minor.etcd)) for name, version in running.items()}
+        if by_kubeadm:
+            # what members will be after this hop, at least; a patch of the hop may bring a newer one
+            running = {name: max(version, _three(minor.etcd)) for name, version in running.items()}
     if facts.etcd_flags:
         yield from _etcd_flags(path, facts)
 
@@ -280,21 +284,30 @@ def _kubelet_flags(current: Version, hops: Hops, facts: UpgradeFacts) -> Iterato
         )
 
 
-def _runtimes(hops: Hops, facts: UpgradeFacts) -> Iterator[Finding]:
+def _docker(hops: Hops, facts: UpgradeFacts) -> Iterator[Finding]:
     without = next((hop for hop, minor in hops if not minor.has_dockershim), None)
-    for name, node in sorted(facts.nodes.items()):
-        if name in facts.left_behind:
-            continue
-        runtime, _, version = node.container_runtime.partition("://")
+    for name, runtime, version in _runtimes(facts):
         host = facts.hosts.get(name)
-        shim = host is None or "cri-dockerd" not in host.runtime_sockets
-        if runtime == "docker" and without is not None and shim:
-            yield DOCKERSHIM.found(f"it uses {node.container_runtime}; {without} has no dockershim", node=name)
+        shim = host is not None and "cri-dockerd" in host.runtime_sockets
+        if runtime == "docker" and without is not None and not shim:
+            yield DOCKERSHIM.found(f"it uses docker {version}; {without} has no dockershim", node=name)
+
+
+def _containerd(hops: Hops, facts: UpgradeFacts) -> Iterator[Finding]:
+    for name, runtime, version in _runtimes(facts):
         have = numbers(version)[:2]
         old = next((hop for hop, minor in hops if len(have) == 2 and have < minor.minimum_containerd), None)
         if runtime == "containerd" and old is not None:
             least = ".".join(map(str, TABLE[old.minor].minimum_containerd))
             yield RUNTIME_OLD.found(f"containerd {version}; {old} needs {least}", node=name)
+
+
+def _runtimes(facts: UpgradeFacts) -> Iterator[tuple[str, str, str]]:
+    """Return node, kind and version of the container runtimes of nodes that are upgraded."""
+    for name, node in sorted(facts.nodes.items()):
+        if name not in facts.left_behind:
+            runtime, _, version = node.container_runtime.partition("://")
+            yield name, runtime, version
 
 
 def _admission(hops: Hops, facts: UpgradeFacts) -> Iterator[Finding]:
@@ -306,11 +319,12 @@ def _admission(hops: Hops, facts: UpgradeFacts) -> Iterator[Finding]:
 def _certificates(facts: UpgradeFacts) -> Iterator[Finding]:
     for found in sorted(facts.certificates, key=lambda c: (c.host, c.path)):
         left = found.not_after - facts.now
-        if left > (CA_WARNING if found.is_ca else LEAF_WARNING):
+        if left > (CA_WARNING if found.is_ca and found.path != _KUBELET_OWN else LEAF_WARNING):
             continue
         day = found.not_after.strftime("%Y-%m-%d")
-        what = "authority" if found.is_ca else "certificate"
         when = f"expired on {day}" if left < timedelta(0) else f"expires on {day}"
-        yield CERTIFICATE.found(
-            f"{what} {found.path} {when}", node=found.host, severity=ERROR if left < timedelta(0) else WARNING
-        )
+        # made by the kubelet for itself, for a year; the API server does not check it unless told to
+        own = found.path == _KUBELET_OWN
+        what = "authority" if found.is_ca and not own else "certificate"
+        severity = ERROR if left < timedelta(0) and not own else WARNING
+        yield CERTIFICATE.found(f"{what} {found.path} {when}", node=found.host, severity=severity)

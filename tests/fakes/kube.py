@@ -9,11 +9,14 @@ from __future__ import annotations
 import base64
 import copy
 import itertools
+import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from kops_py.connect.base import JsonObject, T
 from kops_py.model.errors import KubeError
@@ -212,15 +215,19 @@ class FakeKubeApi:
         begin: Callable[[], T],
         take: Callable[[T, JsonObject], None],
         *,
+        shape: type[Any] | None = None,
         page_size: int = 500,
         timeout_s: float | None = None,
     ) -> T:
-        """See KubeApi; a fault on ``items`` with status 410 that comes first lets it begin anew."""
+        """See KubeApi; a fault on ``items`` with status 410 that comes first lets it begin anew.
+
+        What is not in ``shape`` is left out, so that a test sees when it is needed.
+        """
         for attempt in (1, 2):
             into = begin()
             try:
                 for item in self.items(path, timeout_s=timeout_s):
-                    take(into, item)
+                    take(into, item if shape is None else msgspec.json.decode(json.dumps(item), type=shape))
             except KubeError as error:
                 if error.status != 410 or attempt == 2:
                     raise

@@ -25,7 +25,18 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Besides the design's table: actions wait with what observe sees, and speak the engine's StepContext; cli maps
 errors of model to exit codes, and its files-only commands call config."""
 
-HEAVY = {"kubernetes", "paramiko", "fabric", "ansible_runner", "pydantic", "rich", "cryptography", "jinja2", "yaml"}
+HEAVY = {
+    "kubernetes",
+    "paramiko",
+    "fabric",
+    "ansible_runner",
+    "msgspec",
+    "pydantic",
+    "rich",
+    "cryptography",
+    "jinja2",
+    "yaml",
+}
 """Imported inside functions (or only in files that are): ``--help`` must not pay for them."""
 
 

@@ -58,13 +58,13 @@ def many_maps(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFact
 
 def test_reads_a_list_in_pages(api: KubeApi, many_maps: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pages: list[Any] = []
-    original = RestKubeApi.get
+    original = RestKubeApi._send
 
-    def counting(self: RestKubeApi, path: str, **options: Any) -> JsonObject:
+    def counting(self: RestKubeApi, method: str, path: str, **options: Any) -> Any:
         pages.append(dict(options["params"]))
-        return original(self, path, **options)
+        return original(self, method, path, **options)
 
-    monkeypatch.setattr(RestKubeApi, "get", counting)
+    monkeypatch.setattr(RestKubeApi, "_send", counting)
     names = [m["metadata"]["name"] for m in api.items(many_maps)]
     wanted = {f"m{t}-{i}" for t in range(4) for i in range(300)}
     assert wanted <= set(names)
@@ -76,19 +76,19 @@ def test_a_server_restarted_between_two_pages(
     control_plane: ControlPlane, connect: Connect, many_maps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api = connect(control_plane.kubeconfig(), timeout_s=60.0)
-    original = RestKubeApi.get
+    original = RestKubeApi._send
     pages = 0
 
-    def killing(self: RestKubeApi, path: str, **options: Any) -> JsonObject:
+    def killing(self: RestKubeApi, method: str, path: str, **options: Any) -> Any:
         nonlocal pages
-        answer = original(self, path, **options)
+        answer = original(self, method, path, **options)
         pages += 1
         if pages == 2:
             control_plane.stop(kill=True)
             control_plane.start()
         return answer
 
-    monkeypatch.setattr(RestKubeApi, "get", killing)
+    monkeypatch.setattr(RestKubeApi, "_send", killing)
     names = {m["metadata"]["name"] for m in api.items(many_maps, params={"limit": "300"})}
     assert {f"m{t}-{i}" for t in range(4) for i in range(300)} <= names
     assert pages >= 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pytest
 
@@ -235,6 +236,63 @@ def test_a_list_the_server_forgot_is_read_anew_once(start: Start) -> None:
     with pytest.raises(KubeError) as caught:
         api.items("/api/v1/pods")
     assert caught.value.status == 410
+
+
+class Shape(TypedDict, total=False):
+    name: str
+
+
+def collect(api: KubeApi, shape: type[Any] | None = None) -> list[Any]:
+    return api.fold("/api/v1/pods", list, list.append, shape=shape, page_size=2)
+
+
+def test_a_long_list_is_given_on_as_its_pages_arrive(start: Start) -> None:
+    api, server = start(page("ab", "t1"), page("c"))
+    seen: list[tuple[int, Any]] = []
+    api.fold("/api/v1/pods", list, lambda _, item: seen.append((len(server.requests), item)), page_size=2)
+    assert [requests for requests, _ in seen] == [1, 1, 2]
+    assert [r.query["limit"] for r in server.requests] == ["2", "2"]
+
+
+def test_a_list_forgotten_half_way_is_folded_anew(start: Start) -> None:
+    gone = status(410, "Expired", "The provided continue parameter is too old")
+    api, _ = start(page("ab", "t1"), gone, page("a", "t2"), page("c"))
+    assert len(collect(api)) == 2
+    api, _ = start(page("a", "t1"), gone, page("a", "t2"), gone)
+    with pytest.raises(KubeError) as caught:
+        collect(api)
+    assert caught.value.status == 410
+
+
+def test_only_the_shape_of_an_item_is_read(start: Start) -> None:
+    api, _ = start(Reply(200, {"metadata": {}, "items": [{"name": "a", "other": {"b": 1}}]}))
+    assert collect(api, Shape) == [{"name": "a"}]
+
+
+@pytest.mark.parametrize("items", [[{"name": 5, "other": 1}], [{"name": None}], None])
+def test_what_does_not_fit_the_shape_is_read_whole(start: Start, items: Any) -> None:
+    api, _ = start(Reply(200, {"metadata": {}, "items": items}))
+    assert collect(api, Shape) == (items or [])
+
+
+def test_a_list_that_is_no_json(start: Start) -> None:
+    api, _ = start(Reply(200, b"<html>login</html>"))
+    with pytest.raises(KubeError, match="does not answer as a Kubernetes API server"):
+        collect(api, Shape)
+
+
+def test_the_cycle_collector_is_on_again_whatever_happens(start: Start) -> None:
+    api, _ = start(page("a"), page("a"))
+    collect(api)
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        api.fold("/api/v1/pods", list, lambda _into, _item: 1 / 0)  # type: ignore[arg-type]
+    assert gc.isenabled()
+
+
+def test_text(start: Start) -> None:
+    api, _ = start(Reply(200, 'a_metric{x="ü"} 1\n'.encode()))
+    assert api.text("/metrics") == 'a_metric{x="ü"} 1\n'
 
 
 def test_absence_is_none_for_those_who_ask_so(start: Start) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -95,3 +96,37 @@ def test_script_without_any_tool_still_comes_to_its_end() -> None:
     assert (found["uname"], found["links"] == "", found["dpkg"]) == ("", False, "")
     facts = host_facts("here", found, frozenset())
     assert facts.cgroup_version in (1, 2)
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash --posix", "busybox sh"])
+def test_kubelet_flags_by_name_and_size_of_the_etcd_data(shell: str, tmp_path: Path) -> None:
+    command = shell.split()
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"{command[0]} is not installed")
+    for name, text in {
+        "var/lib/kubelet/kubeadm-flags.env": 'KUBELET_KUBEADM_ARGS="--network-plugin=cni --node-ip=10.0.0.1"\n',
+        "etc/default/kubelet": "# --commented=1\nKUBELET_EXTRA_ARGS=--node-labels=a=s3cret--x '--cloud-config=/x'\n",
+        "etc/systemd/system/kubelet.service.d/20 own.conf": '[Service]\nEnvironment="A=--network-plugin=cni"\n',
+        "var/lib/etcd/member/snap/db": "x" * 300_000,
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    text = script().replace(" /var/lib/", f" {tmp_path}/var/lib/").replace(" /etc/", f" {tmp_path}/etc/")
+    done = subprocess.run(
+        [*command, "-s", "--", "mark", "localhost", ""], input=text.encode(), capture_output=True, timeout=60
+    )
+    found, finished = sections(done.stdout.decode(), "mark")
+    assert finished
+    facts = host_facts("n1", found, frozenset())
+    root = str(tmp_path)
+    where = {flag: files.replace(root, "") for flag, files in facts.kubelet_flags.items()}
+    own = "/etc/systemd/system/kubelet.service.d/20 own.conf"
+    assert where == {
+        "cloud-config": "/etc/default/kubelet",
+        "network-plugin": f"/var/lib/kubelet/kubeadm-flags.env, {own}",
+        "node-ip": "/var/lib/kubelet/kubeadm-flags.env",
+        "node-labels": "/etc/default/kubelet",
+    }
+    assert 300_000 <= facts.etcd_data_bytes < 2_000_000
+    assert "s3cret" not in found["kubelet_flags"]

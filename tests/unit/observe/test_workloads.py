@@ -102,11 +102,7 @@ def test_the_empty_selector_is_read_by_its_version() -> None:
 
 
 def test_old_servers_are_asked_in_the_old_version() -> None:
-    api = FakeKubeApi(version="v1.20.2")
-    api.fail("items", "/apis/policy/v1/", KubeError("no", status=404))
-    old = budget(selector={})
-    old["apiVersion"] = "policy/v1beta1"
-    api.lists["/apis/policy/v1beta1/poddisruptionbudgets"] = [old]
+    api = FakeKubeApi([budget(selector={})], version="v1.20.2")
     (found,) = observe_budgets(api)
     assert found.selector is None
     api.fail("items", "/apis/policy/v1/", KubeError("no", status=403))

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kops_py.model.drain import DrainPolicy
-from kops_py.model.finding import Severity
+from kops_py.model.finding import SHOWN, Severity
 from kops_py.model.workloads import PodPhase
-from kops_py.runbooks.budgets import SHOWN, BudgetIndex, desired_healthy, resolved
+from kops_py.runbooks.budgets import BudgetIndex, desired_healthy, resolved
 from tests.unit.runbooks.disruption_cases import a_budget, a_pod, cluster, find, ids
 
 
@@ -94,14 +94,14 @@ def test_several_budgets_on_a_pod() -> None:
 
 
 def test_the_empty_selector_fits_all_and_none_fits_nothing() -> None:
-    never = {"min_available": 2, "desired_healthy": 2, "disruptions_allowed": 0}
+    never: dict[str, Any] = {"min_available": 2, "desired_healthy": 2, "disruptions_allowed": 0}
     assert ids(find(cluster(two(), [a_budget(selector="", **never)]))) == ["budget-impossible"]
     assert find(cluster(two(), [a_budget(selector=None, **never)])) == []
 
 
 def test_pods_not_ready_hold_their_own_budget() -> None:
     pods = [a_pod("w1", ready=False), a_pod("w2"), a_pod("w3", ready=False)]
-    budget = {"min_available": 2, "desired_healthy": 2, "expected_pods": 3, "current_healthy": 1}
+    budget: dict[str, Any] = {"min_available": 2, "desired_healthy": 2, "expected_pods": 3, "current_healthy": 1}
     (found,) = find(cluster(pods, [a_budget(**budget, disruptions_allowed=0)]))
     assert (found.id, found.severity) == ("budget-unhealthy", Severity.WARNING)
     assert "1 of 3 are healthy, 2 must stay" in found.message
@@ -149,7 +149,7 @@ def test_many_budgets_share_a_line() -> None:
     pods, budgets = [], []
     for number in range(SHOWN + 40):
         pods += [a_pod("w1", labels={"app": f"a{number}"}), a_pod("w2", labels={"app": f"a{number}"})]
-        never = {"min_available": 2, "desired_healthy": 2, "disruptions_allowed": 0}
+        never: dict[str, Any] = {"min_available": 2, "desired_healthy": 2, "disruptions_allowed": 0}
         budgets.append(a_budget(f"b{number}", f"app=a{number}", **never))
     found = [f for f in find(cluster(pods, budgets)) if f.id == "budget-impossible"]
     assert len(found) == SHOWN + 1

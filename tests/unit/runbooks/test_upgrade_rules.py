@@ -16,6 +16,7 @@ from kops_py.model.version import NEWEST_MINOR, OLDEST_MINOR, TABLE, Version
 from kops_py.runbooks.upgrade_rules import version_findings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+THREE = frozenset({"cp1", "cp2", "cp3"})
 MIB = 1024**2
 ENV = "/var/lib/kubelet/kubeadm-flags.env"
 
@@ -78,6 +79,19 @@ def test_kubeadm_api(api: str, current: str, target: str, fits: bool) -> None:
     assert all(f.id == "kubeadm-api-removed" and "ConfigMap kubeadm-config" in f.message for f in found)
 
 
+def test_a_configuration_that_could_not_be_read_is_not_judged() -> None:
+    assert find("v1.36.0", "v1.37.0", kubeadm_documents={"ConfigMap kubeadm-config": ""}) == []
+
+
+def test_many_hosts_share_a_line() -> None:
+    names = [f"w{n:03}" for n in range(100)]
+    hosts = {n: HostFacts(n, cgroup_version=1) for n in names}
+    found = find("v1.34.0", "v1.35.0", hosts=hosts, nodes={n: a_node(n)[n] for n in names})
+    assert len(found) == 26
+    assert found[-1].severity is Severity.ERROR
+    assert found[-1].message == "the same holds for 75 more: w025, w026, w027, w028, w029 and 70 more"
+
+
 def test_every_stored_api_is_read_by_the_next_minor() -> None:
     for minor in range(OLDEST_MINOR, NEWEST_MINOR):
         assert TABLE[minor].kubeadm_api in TABLE[minor + 1].readable_kubeadm_apis
@@ -97,13 +111,22 @@ def test_every_stored_api_is_read_by_the_next_minor() -> None:
     ],
 )
 def test_etcd_floors(version: str, current: str, target: str, severity: str) -> None:
-    found = find(current, target, etcd_members=(member("cp1", version),))
+    names = ("cp1", "cp2", "cp3")
+    members = (member("cp1", version), *(member(n, "3.7.0") for n in names[1:]))
+    found = find(current, target, etcd_members=members, etcd_expected=frozenset(names))
     assert told(found) == ([("etcd-too-old", severity)] if severity else [])
 
 
 def test_etcd_floors_on_a_long_way_reckon_with_what_kubeadm_ships() -> None:
-    (found,) = find("v1.32.0", "v1.33.9", "v1.34.0", etcd_members=(member("cp1", "3.5.16"),))
-    assert "etcd 3.5.21 on cp1: before v1.34.0, 3.5.24 is asked for" in found.message
+    members = tuple(member(n, "3.5.16") for n in sorted(THREE))
+    (found,) = find("v1.32.0", "v1.33.9", "v1.34.0", etcd_members=members, etcd_expected=THREE)
+    assert "etcd 3.5.21 on cp1, cp2, cp3: before v1.34.0, 3.5.24 is needed" in found.message
+
+
+def test_etcd_that_kubeadm_does_not_run() -> None:
+    assert told(find("v1.30.0", "v1.31.0", etcd_members=(member("e1", "3.5.10"),))) == [("etcd-too-old", "error")]
+    assert find("v1.29.0", "v1.30.0", etcd_members=(member("e1", "3.5.10"),)) == []
+    assert find("v1.33.0", "v1.34.0", etcd_members=(member("e1", "3.5.21"),)) == []
 
 
 def test_etcd_flags() -> None:
@@ -113,9 +136,6 @@ def test_etcd_flags() -> None:
     assert "--experimental-watch" in found.message
     assert "quota" not in found.message
     assert find("v1.35.0", "v1.36.0", etcd_flags=flags) == []
-
-
-THREE = frozenset({"cp1", "cp2", "cp3"})
 
 
 def test_etcd_members_must_all_be_there() -> None:
@@ -214,6 +234,11 @@ def test_certificates(days: int, authority: bool, severity: str) -> None:
     result = find("v1.30.0", "v1.31.0", certificates=(found,))
     assert told(result) == ([("certificate-expiry", severity)] if severity else [])
     assert all(f.node == "cp1" for f in result)
+
+
+def test_the_kubelets_own_certificate_never_stops_an_upgrade() -> None:
+    own = Certificate("/var/lib/kubelet/pki/kubelet.crt", "CN=x", NOW - timedelta(days=9), is_ca=True, host="w1")
+    assert told(find("v1.30.0", "v1.31.0", certificates=(own,))) == [("certificate-expiry", "warning")]
 
 
 def test_skew_is_part_of_it() -> None:
