@@ -86,13 +86,16 @@ def _run_operation(settings: Settings, emit: Emit, confirm: Confirm, name: str, 
     if settings.plan_only:
         with session(settings, spec, emit) as opened:
             return _tell(opened, decide(opened))
-    from kops_py.engine.lock import FileLock
+    from kops_py.engine.lock import FileLock, RunMark
 
     run_id = _new_run_id(name)
     lock = FileLock(settings.run_dir / "locks", spec.name)
     lock.acquire(run_id=run_id, command=settings.command)
+    mark = None
     try:
         folder = _make_run_dir(settings, run_id)
+        mark = RunMark(folder)
+        mark.hold()
         with _recorded(emit, folder) as record, session(settings, spec, record, work_dir=folder) as opened:
             record(
                 RunStarted(
@@ -106,6 +109,8 @@ def _run_operation(settings: Settings, emit: Emit, confirm: Confirm, name: str, 
             )
             return _run_and_tell(opened, decide, RunPlace(run_id, folder), confirm)
     finally:
+        if mark is not None:
+            mark.release()
         lock.release()
 
 

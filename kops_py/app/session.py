@@ -16,7 +16,7 @@ from kops_py.connect.base import Cancel, Fleet
 from kops_py.engine.cancel import deadline_cancels, signals_cancel
 from kops_py.model.duration import Duration
 from kops_py.model.errors import ConfigError, HostError, KubeError
-from kops_py.model.event import Event
+from kops_py.model.event import Event, Note
 from kops_py.model.facts import Facts
 from kops_py.model.finding import Finding
 from kops_py.model.plan import Plan
@@ -172,6 +172,7 @@ def session(settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path
     from kops_py.connect.kube_access import KubeAccess
     from kops_py.connect.ssh import SshFleet
 
+    remove_left_input(settings.run_dir, emit)
     cancel = Cancel()
     folder = work_dir or Path(tempfile.mkdtemp(prefix="kops-py-"))
     opened: Session | None = None
@@ -197,6 +198,26 @@ def session(settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path
         fleet.close()
         if work_dir is None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left_input(run_dir: Path, emit: Emit) -> None:
+    """Remove what runs that were killed left of their input for Ansible: it may hold the sudo password."""
+    runs = run_dir / "runs"
+    if not runs.is_dir():
+        return
+    from kops_py.connect.ansible_files import left_input
+    from kops_py.engine.lock import RunMark
+
+    for run in sorted(runs.iterdir()):
+        try:
+            left = left_input(run / "ansible")
+            if not left or not RunMark(run).is_over():
+                continue
+            for folder in left:
+                folder.remove_input()
+            emit(Note(message=f"removed what the run {run.name} left of its input for Ansible when it was killed"))
+        except OSError as error:
+            emit(Note(message=f"what the run {run.name} left of its input for Ansible cannot be removed: {error}"))
 
 
 def check_hosts(opened: Session, facts: Facts, probes: ProbeResults | None) -> tuple[Finding, ...]:

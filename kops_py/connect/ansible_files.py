@@ -16,6 +16,8 @@ from typing import Any
 from kops_py.model.spec import HostSpec
 
 _SSH_EXIT_TIMEOUT_S = 5
+_INVENTORY, _VARIABLES, _CONFIGURATION_FILE = "inventory.json", "variables.json", "ansible.cfg"
+_CONTROL_PARENT, _CONTROL_PREFIX = "/tmp", "kops-"  # noqa: S108 - the folder itself is made by mkdtemp
 _PASSWORD_VARIABLES = ("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")
 _KEPT_ANSIBLE_VARIABLES = re.compile(r"ANSIBLE_VAULT_|ANSIBLE_HOME$|ANSIBLE_COLLECTIONS_PATH$")
 
@@ -75,6 +77,25 @@ class PrivateFolder:
         shutil.rmtree(self.control_path_dir, ignore_errors=True)
 
 
+def left_input(runs: Path) -> list[PrivateFolder]:
+    """Return the folders in ``runs`` that still hold input: of a run that goes on, or of one that was killed."""
+    return [
+        PrivateFolder(path, path / _INVENTORY, path / _VARIABLES, path / _CONFIGURATION_FILE, _control_path_dir(path))
+        for path in sorted(runs.glob("[0-9]*-*"))
+        if (path / _INVENTORY).exists() or (path / _VARIABLES).exists()
+    ]
+
+
+def _control_path_dir(path: Path) -> Path:
+    """Return where a run's ssh connections have their sockets; a folder that is not there when it is not known."""
+    try:
+        text = (path / _CONFIGURATION_FILE).read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    match = re.search(rf"^control_path_dir = ({re.escape(_CONTROL_PARENT)}/{_CONTROL_PREFIX}\w+)$", text, re.MULTILINE)
+    return Path(match[1]) if match else path / "none"
+
+
 def _end_ssh_masters(folder: Path) -> None:
     for socket in folder.glob("*") if folder.is_dir() else ():
         try:
@@ -125,8 +146,8 @@ def write_input(
     The sockets of ssh's shared connections lie in a folder of their own with a short path, because the path of a
     Unix socket has at most 107 characters.
     """
-    control = Path(tempfile.mkdtemp(prefix="kops-", dir="/tmp"))  # 0700
-    folder = PrivateFolder(path, path / "inventory.json", path / "variables.json", path / "ansible.cfg", control)
+    control = Path(tempfile.mkdtemp(prefix=_CONTROL_PREFIX, dir=_CONTROL_PARENT))  # 0700
+    folder = PrivateFolder(path, path / _INVENTORY, path / _VARIABLES, path / _CONFIGURATION_FILE, control)
     inventory = inventory_of(hosts, host_variables, become_password, accept_new_host_keys=accept_new_host_keys)
     write_private(folder.inventory, json.dumps(inventory, indent=1, default=str))
     write_private(folder.variables, json.dumps(dict(variables), indent=1, sort_keys=True))

@@ -70,6 +70,40 @@ class FileLock:
             self._descriptor = None
 
 
+class RunMark:
+    """Says that a run goes on: a locked file ``alive`` in its folder, until released or until the process ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "alive"
+        self._descriptor: int | None = None
+
+    def hold(self) -> None:
+        """Make and lock the file; raises OSError."""
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def release(self) -> None:
+        """Remove the file; safe to call when it is not held."""
+        if self._descriptor is not None:
+            self._path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def is_over(self) -> bool:
+        """Whether the run has ended, however: no process holds its mark. Raises OSError."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+
 def describe_holder(holder: dict[str, Any]) -> str:
     """Say in one sentence who holds a lock, from what its file says."""
     if not holder:

@@ -79,12 +79,17 @@ def test_killed_at_random_moments(bed: Bed, seed: int) -> None:
     ("node", "point"),
     [
         pytest.param("n1", r"n1:\s+wait-control-plane", id="init"),
-        pytest.param("n2", r"n2:\s+(check-etcd|etcd|kubelet-start)", id="join-control-plane"),
+        pytest.param("n2", r"n2:\s+(check-etcd|kubelet-start)", id="join-control-plane"),
         pytest.param("n4", r"n4:\s+(kubelet-start|preflight)", id="join-worker"),
     ],
 )
 def test_power_loss_of_the_node_being_worked_on(bed: Bed, node: str, point: str) -> None:
-    """The run fails and names the node; powered on again, the same command finishes."""
+    """The run fails and names the node; powered on again, the same command finishes.
+
+    Not so when the second control plane dies between being added to etcd and starting its member: etcd then has two
+    members and one that runs, no quorum, and the API is down for good. That is kubeadm's order of things before 1.29
+    (no learners), and a case for restoring etcd; docs/bootstrap.md says so. The point here comes before it.
+    """
     bed.boot(6)
     bed.write_inventory(control_planes=BIG_NODES[:3], workers=BIG_NODES[3:], load_balancers=["n6"])
     bed.write_cluster("power")
@@ -126,6 +131,8 @@ def _check_end(bed: Bed, nodes: Sequence[str]) -> None:
     status = bed.program.run("status", "-o", "json").json()
     assert status["unhealthy"] == []
     bed.assert_nothing_to_do()
+    left = [p for name in ("inventory.json", "variables.json", "alive") for p in bed.folder.rglob(name)]
+    assert left == [], "input of killed runs is left, which may hold a sudo password"
 
 
 def _successes(bed: Bed, node: str, job: str) -> int:

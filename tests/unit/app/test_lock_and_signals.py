@@ -14,10 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kops_py.app.session import Settings, remove_left_input, session
 from kops_py.connect.base import Cancel
 from kops_py.engine.cancel import signals_cancel, signals_end
-from kops_py.engine.lock import FileLock, describe_holder
+from kops_py.engine.lock import FileLock, RunMark, describe_holder
 from kops_py.model.errors import ConfigError, LockedError
+from kops_py.model.event import Event, Note
+from tests.fakes.cluster import make_spec
 
 HOLD = """
 import sys
@@ -131,3 +134,79 @@ def test_handlers_are_put_back() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         assert cancel.reason == "SIGINT"
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+RUN = """
+import sys
+from pathlib import Path
+from kops_py.connect.ansible_files import make_folder, write_input
+from kops_py.engine.lock import RunMark
+run = Path(sys.argv[1])
+run.mkdir(parents=True)
+mark = RunMark(run)
+mark.hold()
+folder = write_input(
+    make_folder(run / "ansible", "prepare"), [], {"kops_password": "hunter2"}, {}, become_password="hunter2",
+    connect_timeout_s=5, forks=1, accept_new_host_keys=False,
+)
+print(folder.control_path_dir, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_input_of_a_killed_run_is_removed_by_the_next_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
+    runs = tmp_path / ".kops-py" / "runs"
+    processes = {name: child(RUN, str(runs / name)) for name in ("killed", "living")}
+    try:
+        control = {name: Path(line(process)) for name, process in processes.items()}
+        told: list[Event] = []
+        remove_left_input(runs.parent, told.append)
+        assert told == []
+        processes["killed"].kill()
+        processes["killed"].communicate(timeout=10)
+        remove_left_input(runs.parent, told.append)
+        assert [e.message for e in told if isinstance(e, Note)] == [
+            "removed what the run killed left of its input for Ansible when it was killed"
+        ]
+        holding = [p for p in runs.rglob("*") if p.is_file() and "hunter2" in p.read_text()]
+        assert {p.relative_to(runs).parts[0] for p in holding} == {"living"}
+        assert [path.exists() for path in control.values()] == [False, True]
+        remove_left_input(runs.parent, told.append)
+        assert len(told) == 1
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.communicate(timeout=10)
+    remove_left_input(runs.parent, told.append)
+    assert not control["living"].exists()
+
+
+def test_input_that_cannot_be_removed_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "old" / "ansible" / "1-prepare"
+    folder.mkdir(parents=True)
+    (folder / "inventory.json").mkdir()  # no file: it cannot be unlinked
+    told: list[Event] = []
+    remove_left_input(tmp_path, told.append)
+    assert [type(e) for e in told] == [Note]
+    assert "the run old" in str(told[0])
+    assert "cannot be removed" in str(told[0])
+
+
+def test_every_command_removes_what_was_left(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "old" / "ansible" / "1-prepare"
+    folder.mkdir(parents=True)
+    (folder / "inventory.json").write_text("hunter2")
+    with session(Settings(run_dir=tmp_path), make_spec(1), lambda _: None):
+        assert list(folder.iterdir()) == []
+
+
+def test_a_run_is_marked_as_going_on_only_while_it_does(tmp_path: Path) -> None:
+    mark = RunMark(tmp_path)
+    assert mark.is_over()
+    mark.hold()
+    assert not RunMark(tmp_path).is_over()
+    assert (tmp_path / "alive").stat().st_mode & 0o777 == 0o600
+    mark.release()
+    mark.release()
+    assert mark.is_over()
+    assert list(tmp_path.iterdir()) == []

@@ -8,7 +8,7 @@ from types import MappingProxyType
 import pytest
 
 from kops_py.connect.ansible import playbooks_fingerprint
-from kops_py.connect.ansible_files import environment, inventory_of, make_folder, write_input
+from kops_py.connect.ansible_files import PrivateFolder, environment, inventory_of, left_input, make_folder, write_input
 from kops_py.model.spec import HostSpec
 
 HOST = HostSpec(
@@ -54,10 +54,8 @@ def test_new_host_keys_are_accepted_only_when_asked_for() -> None:
     assert "ansible_become_password" not in entry
 
 
-def test_files_are_private_and_gone_afterwards(tmp_path: Path) -> None:
-    runs = tmp_path / "run" / "ansible"
-    path = make_folder(runs, "prepare")
-    folder = write_input(
+def written(path: Path) -> PrivateFolder:
+    return write_input(
         path,
         [HOST],
         {"v": 1},
@@ -67,6 +65,37 @@ def test_files_are_private_and_gone_afterwards(tmp_path: Path) -> None:
         forks=1,
         accept_new_host_keys=False,
     )
+
+
+def test_what_a_killed_run_left_is_found_with_its_sockets(tmp_path: Path) -> None:
+    first, second = (written(make_folder(tmp_path, "prepare")) for _ in range(2))
+    second.remove_input()
+    assert left_input(tmp_path) == [first]
+    first.inventory.unlink()
+    assert left_input(tmp_path) == [first], "the variables are there still"
+    [found] = left_input(tmp_path)
+    found.remove_input()
+    assert not first.control_path_dir.exists()
+    assert left_input(tmp_path) == []
+    assert left_input(tmp_path / "none") == []
+
+
+def test_no_folder_but_ours_is_ever_removed(tmp_path: Path) -> None:
+    folder = written(make_folder(tmp_path, "prepare"))
+    mine = folder.control_path_dir
+    for elsewhere in (tmp_path / "precious", Path("/tmp/other"), Path("/tmp/kops-x/../precious")):
+        folder.configuration.write_text(f"control_path_dir = {elsewhere}\n")
+        [found] = left_input(tmp_path)
+        assert found.control_path_dir == folder.path / "none"
+    folder.configuration.unlink()
+    assert left_input(tmp_path)[0].control_path_dir == folder.path / "none"
+    mine.rmdir()
+
+
+def test_files_are_private_and_gone_afterwards(tmp_path: Path) -> None:
+    runs = tmp_path / "run" / "ansible"
+    path = make_folder(runs, "prepare")
+    folder = written(path)
     assert [mode(p) for p in (runs, path, folder.inventory, folder.variables)] == [0o700, 0o700, 0o600, 0o600]
     assert mode(folder.control_path_dir) == 0o700
     assert len(str(folder.control_path_dir)) < 40
