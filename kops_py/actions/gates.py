@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterator
 
 from kops_py.actions.deps import Deps
 from kops_py.actions.waiting import remaining_s
-from kops_py.connect.base import JsonObject, KubeApi
+from kops_py.connect.base import Host, JsonObject, KubeApi
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import WaitNode
-from kops_py.model.errors import DeadlineError, HostError, KubeError
+from kops_py.model.errors import DeadlineError, HostError, KubeError, UnreachableError
 from kops_py.model.facts import NodeFacts
 from kops_py.observe.cluster import (
     cluster_configuration,
@@ -22,10 +22,13 @@ from kops_py.observe.cluster import (
 )
 from kops_py.observe.host_status import observe_etcd_cluster
 from kops_py.observe.pods import MIRROR
+from kops_py.tools import crictl
+from kops_py.tools.systemd import BOOT_ID
 
 _POLL_S = 0.5
 _SYSTEM = "/api/v1/namespaces/kube-system"
 _SETTLE_POLL_S = 1.0
+_ASK_S = 15.0
 _KUBE_PROXY = "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
 
 
@@ -37,7 +40,10 @@ def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
     """
 
     def lacking() -> tuple[str, ...]:
-        problems = _node_problems(deps.kube.api(), action)
+        try:
+            problems = _node_problems(deps.kube.api(), deps.fleet.host(action.node), action)
+        except (UnreachableError, DeadlineError) as error:
+            problems = (str(error),)
         if not problems and action.control_plane:
             problems = _etcd_problems(deps, action.node)
         return problems
@@ -69,11 +75,15 @@ def _rollout_problems(api: KubeApi) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _node_problems(api: KubeApi, action: WaitNode) -> tuple[str, ...]:
+def _node_problems(api: KubeApi, host: Host, action: WaitNode) -> tuple[str, ...]:
     found = api.get_or_none(f"/api/v1/nodes/{action.node}")
     if found is None:
         return (f"{action.node} is not a node of the cluster",)
     node = node_facts(found)
+    # Read before the API's word: what a node or a pod was before a restart stays Ready in the API for a while.
+    boot_id, running = _boot_id(host), _running(host)
+    if node.boot_id and node.boot_id != boot_id:
+        return (f"the kubelet of {node.name} has not reported since the restart",)
     if problems := unready_nodes([node]):
         return problems
     if node.version.partition("+")[0] != action.version:
@@ -84,8 +94,37 @@ def _node_problems(api: KubeApi, action: WaitNode) -> tuple[str, ...]:
         *system_pod_problems([node], pods, local_etcd=has_local_etcd(config), has_proxy=_has_proxy(api)),
         *(_old_static_pods(node, pods, action.version) if action.control_plane else ()),
         *_daemon_problems(pods),
+        *_gone(pods, running),
         *_dns_problems(api),
     )
+
+
+def _boot_id(host: Host) -> str:
+    return host.run(("cat", BOOT_ID), timeout_s=_ASK_S).out.strip()
+
+
+def _running(host: Host) -> frozenset[str]:
+    return crictl.parse_ids(host.run(crictl.running_argv(), sudo=True, check=False, timeout_s=_ASK_S).out)
+
+
+def _gone(pods: Collection[JsonObject], running: Collection[str]) -> tuple[str, ...]:
+    """Name the system pods whose containers, as the API shows them, do not run on the host any more."""
+    found = []
+    for pod in pods:
+        if not _belongs_to_node(pod):
+            continue
+        shown = [str(c.get("containerID") or "") for c in (pod.get("status") or {}).get("containerStatuses") or []]
+        if any(container.rpartition("/")[2] not in running for container in shown):
+            name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
+            found.append(f"{name}: the API still shows containers that do not run any more")
+    return tuple(found)
+
+
+def _belongs_to_node(pod: JsonObject) -> bool:
+    """Whether a pod is a static pod or a DaemonSet's."""
+    metadata = pod["metadata"]
+    owners = metadata.get("ownerReferences") or []
+    return MIRROR in (metadata.get("annotations") or {}) or any(o.get("kind") == "DaemonSet" for o in owners)
 
 
 def _has_proxy(api: KubeApi) -> bool:
@@ -116,8 +155,7 @@ def _daemon_problems(pods: Collection[JsonObject]) -> tuple[str, ...]:
     found = []
     for pod in pods:
         metadata = pod["metadata"]
-        owners = metadata.get("ownerReferences") or []
-        if MIRROR in (metadata.get("annotations") or {}) or not any(o.get("kind") == "DaemonSet" for o in owners):
+        if MIRROR in (metadata.get("annotations") or {}) or not _belongs_to_node(pod):
             continue
         if problem := pod_problem(pod):
             found.append(f"{metadata['namespace']}/{metadata['name']}: {problem}")

@@ -10,8 +10,8 @@ from kops_py.model.actions import RebootNode
 from kops_py.model.errors import CommandFailedError, DeadlineError, UnreachableError
 from kops_py.model.event import Note
 from kops_py.tools.packages import family_of
+from kops_py.tools.systemd import BOOT_ID
 
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _POLL_S = 1.0
 _ASK_S = 10.0
 _NEEDED = {
@@ -60,7 +60,7 @@ def reboot_node(deps: Deps, action: RebootNode, ctx: StepContext) -> None:
 
 
 def _boot_id(host: Host) -> str:
-    return host.run(("cat", _BOOT_ID), timeout_s=_ASK_S).out.strip()
+    return host.run(("cat", BOOT_ID), timeout_s=_ASK_S).out.strip()
 
 
 def _kernel(host: Host) -> str:

@@ -148,6 +148,8 @@ class NodeFacts:
     os_image: str = ""
     kernel: str = ""
     container_runtime: str = ""
+    boot_id: str = ""
+    """Boot id the kubelet reported last; another one than the host's means that it has not reported since its boot."""
     created_at: str = ""
     """When the Node object was made, RFC 3339 in UTC: these compare as text."""
 

@@ -128,6 +128,7 @@ def node_facts(node: JsonObject) -> NodeFacts:
         os_image=str(info.get("osImage") or ""),
         kernel=str(info.get("kernelVersion") or ""),
         container_runtime=str(info.get("containerRuntimeVersion") or ""),
+        boot_id=str(info.get("bootID") or ""),
         created_at=str(metadata.get("creationTimestamp") or ""),
     )
 

@@ -10,6 +10,11 @@ def containers_argv(name: str) -> tuple[str, ...]:
     return ("crictl", "ps", "--name", f"^{name}$", "-q")
 
 
+def running_argv() -> tuple[str, ...]:
+    """Return the command that prints the whole ids of all running containers."""
+    return ("crictl", "ps", "--quiet", "--no-trunc")
+
+
 def parse_ids(output: str) -> frozenset[str]:
     """Return the ids ``crictl ps -q`` printed."""
     return frozenset(line.strip() for line in output.splitlines() if line.strip())

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from kops_py.model.facts import JobState
 
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 JOBS_DIR = "/var/lib/kops-py/jobs"
 JOB_RUNNING_STATUS = 75
 """Exit status of start_job_script and clear_job_script when the job is running (EX_TEMPFAIL of sysexits.h)."""
