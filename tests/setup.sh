@@ -19,6 +19,8 @@ dpkg-source dpkg-dev
 curl curl
 ps procps
 haproxy haproxy
+depmod kmod
+mkfs.ext4 e2fsprogs
 "
 missing=$(echo "$wanted" | while read -r tool package; do
   [ -n "$tool" ] || continue
