@@ -47,6 +47,12 @@ def output_option(command: F) -> F:
 
 
 def host_options(command: F) -> F:
+    """Add what commands that contact hosts and judge what they find understand."""
+    ignore = click.option("--ignore", multiple=True, metavar="FINDING", help="accept a finding: NAME or NAME@HOST")
+    return query_options(ignore(command))
+
+
+def query_options(command: F) -> F:
     """Add what commands that contact hosts understand."""
     for option in (
         click.option("-v", "--verbose", is_flag=True, help="say more"),
@@ -60,7 +66,6 @@ def host_options(command: F) -> F:
             type=click.Path(path_type=Path, exists=True, dir_okay=False),
             help="ssh configuration to use  [default: ~/.ssh/config]",
         ),
-        click.option("--ignore", multiple=True, metavar="FINDING", help="accept a finding: NAME or NAME@HOST"),
         click.option(
             "--run-dir",
             type=click.Path(path_type=Path, file_okay=False),
