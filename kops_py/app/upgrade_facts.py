@@ -109,5 +109,11 @@ def with_etcd(opened: Session, facts: Facts) -> Facts:
 
 def require_api(facts: Facts, verb: str) -> None:
     """Raise why the API cannot be asked, where nothing can be done without it."""
-    if facts.kube is None:
-        raise facts.kube_problem or KubeError(f"there is no cluster to {verb}", hint="kops-py bootstrap builds one")
+    if facts.kube is not None:
+        return
+    if facts.kube_problem is not None:
+        raise facts.kube_problem
+    for host in facts.hosts.values():
+        if host.problem is not None:  # the cluster may be there, behind the host that cannot be asked
+            raise host.problem
+    raise KubeError(f"there is no cluster to {verb}", hint="kops-py bootstrap builds one")
