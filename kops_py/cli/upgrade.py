@@ -39,7 +39,8 @@ def _versions(context: click.Context, option: click.Parameter, texts: tuple[str,
 
 def _count_or_share(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
     """Read a number of nodes, or a percentage."""
-    if text is not None and not re.fullmatch(r"[1-9][0-9]{0,5}%?", text):
+    good = text is None or re.fullmatch(r"[1-9][0-9]{0,5}|([1-9][0-9]?|100)%", text)
+    if not good:
         raise click.BadParameter(f"{text!r} is neither a number of nodes nor a percentage such as 25%")
     return text
 

@@ -224,18 +224,19 @@ class Drain(_Model):
     )
 
 
+_NUMBER_OR_SHARE = "^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)$"
+
+
 class Maintenance(_Model):
     """How nodes are taken out of service for upgrades and patches."""
 
     max_unavailable: Annotated[
         str,
         BeforeValidator(lambda value: str(value) if type(value) is int else value),
-        WithJsonSchema(
-            {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": "^[1-9][0-9]*%?$"}]}
-        ),
+        WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": _NUMBER_OR_SHARE}]}),
     ] = Field(
         "1",
-        pattern="^[1-9][0-9]{0,5}%?$",
+        pattern=_NUMBER_OR_SHARE,
         description="Workers worked on at once: a number, or a percentage of all workers (at least one).",
         examples=["25%"],
     )

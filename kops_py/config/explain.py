@@ -69,6 +69,9 @@ def _rule(error: dict[str, Any]) -> str:
         case "too_short" | "too_long" | "string_too_short" | "string_too_long":
             least, most = context.get("min_length"), context.get("max_length")
             return f"must have at least {least}" if least is not None else f"must have at most {most}"
+        case "string_pattern_mismatch":
+            field = _field(error["loc"])
+            return f"it means: {field.description.rstrip('.')}" if field is not None and field.description else ""
     return str(error["msg"])
 
 

@@ -149,7 +149,7 @@ def test_findings_come_most_severe_first_and_are_counted() -> None:
         "warning  n1: one CPU  [few-cpus]\n"
         "info     cluster: cgroup v2  [cgroup]\n"
         "ignored  n3: accepted  [old]\n"
-        "1 errors, 1 warnings, 1 notes, 1 ignored"
+        "1 error, 1 warning, 1 note, 1 ignored"
     )
     assert findings_text(()) == "no findings"
 
