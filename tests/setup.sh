@@ -21,6 +21,7 @@ ps procps
 haproxy haproxy
 depmod kmod
 busybox busybox
+ruby ruby
 update-ca-certificates ca-certificates
 mkfs.ext4 e2fsprogs
 "

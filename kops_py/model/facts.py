@@ -79,9 +79,7 @@ class HostFacts:
     packages: Mapping[str, str] = field(default_factory=_no_map)
     """Installed version of kubeadm, kubelet, kubectl, containerd, containerd.io, cri-tools, kubernetes-cni."""
     held: frozenset[str] = frozenset()
-    containerd_active: bool = False
     containerd_version: str = ""
-    kubelet_active: bool = False
     prepared_digest: str = ""
     """Digest that the node preparation role left as its last act; empty when it never ended."""
     load_balancer_digest: str = ""
