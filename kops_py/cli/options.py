@@ -78,14 +78,21 @@ def query_options(command: F) -> F:
     return command
 
 
+def _not_empty(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    """Refuse an empty value: a script whose variable is unset would act on all hosts, or run any plan."""
+    if text is not None and not text.replace(",", "").strip():
+        raise click.BadParameter("it is empty; give it a value, or leave the option out")
+    return text
+
+
 def plan_options(command: F) -> F:
     """Add what commands that plan and run understand, the reports they leave and their deadline too."""
     command = deadline_option(report_options(command))
     for option in (
         click.option("-y", "--yes", is_flag=True, help="do not ask; needed without a terminal"),
-        click.option("--plan-digest", metavar="DIGEST", default="", help="run this plan and refuse any other"),
+        click.option("--plan-digest", metavar="DIGEST", callback=_not_empty, help="run this plan and refuse any other"),
         click.option("--plan", "plan_only", is_flag=True, help="show what would run; exit code 20 if anything"),
-        click.option("--limit", metavar="HOST,...", default="", help="act on these hosts only"),
+        click.option("--limit", metavar="HOST,...", callback=_not_empty, help="act on these hosts only"),
     ):
         command = option(command)
     return command
