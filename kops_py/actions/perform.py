@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kops_py.actions import api_server, gates, health, kubeadm, labels, maintenance, network, prepare, reboot, upgrade
+from kops_py.actions import (
+    api_server,
+    balancer,
+    gates,
+    health,
+    kubeadm,
+    labels,
+    maintenance,
+    network,
+    prepare,
+    reboot,
+    static_pods,
+    upgrade,
+)
 from kops_py.actions.deps import Deps
 from kops_py.actions.join_secrets import revoke
 from kops_py.engine.run import StepContext
@@ -20,10 +33,12 @@ from kops_py.model.actions import (
     JoinNode,
     LabelNode,
     PrepareHost,
+    PutBackIntoBalancer,
     RebootNode,
     RestartApiServer,
     RevokeJoinSecrets,
     StageUpgrade,
+    TakeOutOfBalancer,
     UncordonNode,
     UpgradeWithKubeadm,
     WaitHealthy,
@@ -83,6 +98,10 @@ class ClusterPerformer:
                 upgrade.install_updates(deps, action, ctx)
             case RebootNode() as action:
                 reboot.reboot_node(deps, action, ctx)
+            case TakeOutOfBalancer() as action:
+                balancer.take_out(deps, action, ctx)
+            case PutBackIntoBalancer() as action:
+                balancer.put_back(deps, action, ctx)
             case CordonNode() as action:
                 maintenance.cordon_node(deps, action, ctx)
             case DrainNode() as action:
@@ -111,7 +130,8 @@ class ClusterPerformer:
                 kubeadm.verify_member(self._deps, node, True, ctx)
             case JoinNode(node=node, control_plane=control_plane):
                 kubeadm.verify_member(self._deps, node, control_plane, ctx)
-            case UpgradeWithKubeadm(control_plane=True):
+            case UpgradeWithKubeadm(control_plane=True, node=node):
+                static_pods.wait_static_pods(self._deps, node, ctx)
                 gates.wait_addons(self._deps, ctx)
             case RestartApiServer(node=node):
                 api_server.verify_restarted(self._deps, node, ctx)

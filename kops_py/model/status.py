@@ -49,6 +49,10 @@ class EtcdMember:
     is_learner: bool = False
     revision: int = 0
     problem: str = ""
+    leader_id: int = 0
+    """Whom it follows; 0 when it knows no leader."""
+    applied_index: int = 0
+    """How far of etcd's raft log is in its data."""
 
 
 @dataclass(frozen=True, slots=True)

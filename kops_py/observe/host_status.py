@@ -49,6 +49,19 @@ def observe_etcd_cluster(host: Host) -> tuple[EtcdMember, ...]:
     return _ask_etcd(host, whole_cluster=True)
 
 
+def observe_etcd_alarms(host: Host) -> tuple[tuple[int, str], ...]:
+    """Ask through the member on this host for alarms, as member id and name; empty when none runs here.
+
+    Raises HostError, ValueError.
+    """
+    found = host.run(etcdctl.find_container_argv(), sudo=True, check=False, timeout_s=_TIMEOUT_S)
+    container = etcdctl.parse_container_id(found.out)
+    if container is None:
+        return ()
+    argv = etcdctl.in_container(container, etcdctl.alarm_list_argv())
+    return etcdctl.parse_alarms(host.run(argv, sudo=True, timeout_s=_TIMEOUT_S).out)
+
+
 def _observe_etcd(host: Host) -> tuple[EtcdMember, ...]:
     """Ask the member on this host about itself; empty when no etcd runs here (external etcd). Raises ValueError."""
     return tuple(m for m in _ask_etcd(host, whole_cluster=False) if m.name == host.name)

@@ -20,7 +20,7 @@ from kops_py.runbooks.rollout import (
     NodeWork,
     Rollout,
     chain,
-    is_our_cordon,
+    is_out_of_balancer,
     member_nodes,
     state_findings,
     worker_waves,
@@ -105,7 +105,6 @@ def _chain(
         action_ = RebootNode(name, boot_id, only_if_needed=auto)
         limit_s = timeouts.node_ready_s + _BOOT_S
         steps.append(Step(f"reboot/{name}", name, title, action_, limit_s, ("proven by another boot id",)))
-    if not steps and not is_our_cordon(node):
-        return ()
-    work = NodeWork(host, (), tuple(steps), "", node.version.partition("+")[0])
+    out = is_out_of_balancer(facts, name)
+    work = NodeWork(host, (), tuple(steps), "", node.version.partition("+")[0], out)
     return chain(work, node, arguments.rollout, spec)

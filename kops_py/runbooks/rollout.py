@@ -1,7 +1,8 @@
 """What upgrades and patches share: the order of nodes, the window, and the steps around the work on one node.
 
 The chain of a node, top to bottom: cordon, drain, the work, healthy, uncordon, workloads back. A node that a person
-has cordoned is drained and worked on as well, and stays cordoned.
+has cordoned is drained and worked on as well, and stays cordoned. A control plane is out of our load balancers from
+before its work until it is healthy.
 """
 
 from __future__ import annotations
@@ -9,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from kops_py.model.actions import CordonNode, DrainNode, UncordonNode, WaitNode, WaitWorkloads
+from kops_py.model.actions import (
+    CordonNode,
+    DrainNode,
+    PutBackIntoBalancer,
+    TakeOutOfBalancer,
+    UncordonNode,
+    WaitNode,
+    WaitWorkloads,
+)
 from kops_py.model.cordon import read_cordon
 from kops_py.model.drain import DrainPolicy
 from kops_py.model.facts import Facts, NodeFacts
@@ -47,7 +56,13 @@ LIMIT = FindingKind(
     "--limit leaves out control planes that are older than the target; kubelets must not be newer than API servers.",
     "Upgrade the control planes first.",
 )
-KINDS = (NOT_A_MEMBER, UNREACHABLE, NOT_READY, CORDONED, LIMIT)
+BALANCER = FindingKind(
+    "balancer-unreachable",
+    (Severity.WARNING,),
+    "A load balancer cannot be reached over ssh: it is not told which control plane is being worked on.",
+    "Bring it back; else its clients may meet an API server that is just being restarted.",
+)
+KINDS = (NOT_A_MEMBER, UNREACHABLE, NOT_READY, CORDONED, LIMIT, BALANCER)
 _API_HINT = "bring it back (on a control plane: crictl ps -a; journalctl -u kubelet), then run the same command"
 
 ROLLOUTS = frozenset({"upgrade", "patch", "reboot"})
@@ -80,6 +95,8 @@ class NodeWork:
     """Told apart by this behind the ids, when a node is worked on several times: ``v1.21.0``."""
     version: str
     """What the node runs afterwards."""
+    out_of_balancer: bool = False
+    """Whether an earlier run took it out of a load balancer and has not put it back."""
 
 
 def is_our_cordon(node: NodeFacts) -> bool:
@@ -88,10 +105,15 @@ def is_our_cordon(node: NodeFacts) -> bool:
     return node.unschedulable and cordon is not None and cordon.operation in ROLLOUTS
 
 
+def is_out_of_balancer(facts: Facts, name: str) -> bool:
+    """Whether a run of ours that has not ended took this control plane out of a load balancer."""
+    return any(name in host.out_of_balancer for host in facts.hosts.values())
+
+
 def chain(work: NodeWork, node: NodeFacts, rollout: Rollout, spec: ClusterSpec) -> tuple[Step, ...]:
     """Return the steps for one node, in order; empty when nothing is to be done and no cordon of ours is left."""
     ours, name, control_plane = is_our_cordon(node), work.host.name, work.host.is_control_plane
-    if not (work.before or work.steps or ours):
+    if not (work.before or work.steps or ours or work.out_of_balancer):
         return ()
     tag = f"@{work.tag}" if work.tag else ""
     persons = node.unschedulable and not ours
@@ -102,6 +124,7 @@ def chain(work: NodeWork, node: NodeFacts, rollout: Rollout, spec: ClusterSpec) 
             f"drain/{name}{tag}", name, "drain", DrainNode(name, policy), policy.timeout_s + 60, drain_details(policy)
         ),
     )
+    out, into = _balancing(work, spec, tag)
     gate = Step(
         f"healthy/{name}{tag}",
         name,
@@ -120,12 +143,39 @@ def chain(work: NodeWork, node: NodeFacts, rollout: Rollout, spec: ClusterSpec) 
         ),
     )
     return (
+        *out,
         *work.before,
         *((leave[1:] if persons else leave) if work.steps else ()),
         *work.steps,
         gate,
+        *into,
         *(() if persons or not (work.steps or ours) else back),
     )
+
+
+def _balancing(work: NodeWork, spec: ClusterSpec, tag: str) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Return the steps that take a control plane out of our load balancers and put it back, if there are any."""
+    name, names = work.host.name, [h.name for h in spec.load_balancers]
+    if not (work.host.is_control_plane and names):
+        return (), ()
+    several = len(spec.control_planes) > 1
+    out = Step(
+        f"out-of-balancer/{name}{tag}",
+        name,
+        f"take it out of the load balancer ({', '.join(names)})",
+        TakeOutOfBalancer(name),
+        spec.timeouts.api_request_s * 4,
+        ("no new connections; open ones stay until its API server ends",),
+    )
+    into = Step(
+        f"into-balancer/{name}{tag}",
+        name,
+        f"put it back into the load balancer ({', '.join(names)})",
+        PutBackIntoBalancer(name),
+        spec.timeouts.node_ready_s,
+    )
+    works = several and bool(work.before or work.steps)
+    return (out,) if works else (), (into,) if works or work.out_of_balancer else ()
 
 
 def drain_details(policy: DrainPolicy) -> tuple[str, ...]:
@@ -185,6 +235,13 @@ def state_findings(spec: ClusterSpec, facts: Facts, pending: Iterable[str], roll
         elif not facts.hosts[host.name].reachable:
             message = "is a node of the cluster but cannot be reached: it would be left behind"
             found.append(UNREACHABLE.found(message, node=host.name))
+    found += [
+        BALANCER.found(
+            "is a load balancer and cannot be reached: it is not told which control plane is worked on", node=h.name
+        )
+        for h in spec.load_balancers
+        if not facts.hosts[h.name].reachable
+    ]
     begun = {name for name, node in kube.nodes.items() if is_our_cordon(node)}
     working = set(pending) | begun
     for name, node in kube.nodes.items():

@@ -26,6 +26,7 @@ from kops_py.runbooks.rollout import (
     chain,
     control_plane_order,
     is_our_cordon,
+    is_out_of_balancer,
     member_nodes,
     state_findings,
     worker_waves,
@@ -71,6 +72,7 @@ def begun_nodes(spec: ClusterSpec, facts: Facts, target: Version) -> frozenset[s
         if _is_unfinished(facts.hosts[h.name])
         or _package(facts.hosts[h.name], "kubeadm") == target
         or (h.name in nodes and is_our_cordon(nodes[h.name]))
+        or is_out_of_balancer(facts, h.name)
     )
 
 
@@ -116,7 +118,7 @@ def _hop(world: _World, version: Version) -> list[Wave]:
     for name in (*order, *(h.name for h in spec.workers if h.name in nodes)):
         work = _work(world, spec.host(name), nodes[name], version, apply=name == apply_on)
         last = version == world.target
-        if work.before or work.steps or (last and is_our_cordon(nodes[name])):
+        if work.before or work.steps or (last and (is_our_cordon(nodes[name]) or work.out_of_balancer)):
             chains[name] = chain(work, nodes[name], rollout, spec)
     workers = [chains[h.name] for h in spec.workers if h.name in chains]
     return [
@@ -126,7 +128,7 @@ def _hop(world: _World, version: Version) -> list[Wave]:
     ]
 
 
-_AFTER = ("healthy/", "uncordon/", "settled/")
+_AFTER = ("healthy/", "into-balancer/", "uncordon/", "settled/")
 
 
 def _stage(world: _World, version: Version, names: list[str]) -> Wave:
@@ -167,7 +169,8 @@ def _work(world: _World, host: HostSpec, node: NodeFacts, version: Version, *, a
         install = InstallPackages(name, ("kubelet", "kubectl"), str(version))
         title = f"install kubelet and kubectl {version.bare}, restart the kubelet"
         steps = (Step(f"kubelet/{name}@{version}", name, title, install, timeouts.prepare_s),)
-    return NodeWork(host, tuple(before), steps, str(version), str(version))
+    out = is_out_of_balancer(world.facts, name)
+    return NodeWork(host, tuple(before), steps, str(version), str(version), out)
 
 
 def _kubeadm_pending(world: _World, host: HostSpec, version: Version) -> bool:

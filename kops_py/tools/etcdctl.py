@@ -11,6 +11,7 @@ from kops_py.model.status import EtcdMember
 
 PKI = "/etc/kubernetes/pki/etcd"
 LOCAL_ENDPOINT = "https://127.0.0.1:2379"
+_ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class EtcdEndpointStatus:
     raft_term: int
     is_learner: bool
     errors: tuple[str, ...]
+    applied_index: int = 0
 
     @property
     def is_leader(self) -> bool:
@@ -101,6 +103,11 @@ def member_list_argv() -> tuple[str, ...]:
     return etcdctl_argv("member", "list")
 
 
+def alarm_list_argv() -> tuple[str, ...]:
+    """Return the command for parse_alarms."""
+    return etcdctl_argv("alarm", "list")
+
+
 def move_leader_argv(member_id: int) -> tuple[str, ...]:
     """Return the command that hands leadership to another member; it must be sent to the leader."""
     return etcdctl_argv("move-leader", f"{member_id:x}")
@@ -158,6 +165,14 @@ def parse_member_list(output: str) -> tuple[EtcdMemberEntry, ...]:
     )
 
 
+def parse_alarms(output: str) -> tuple[tuple[int, str], ...]:
+    """Read ``alarm list``: the member's id and the alarm's name, one pair each; raises ValueError."""
+    return tuple(
+        (int(a.get("memberID") or 0), _ALARMS.get(int(a.get("alarm") or 0), f"alarm {a.get('alarm')}"))
+        for a in _load(output, dict).get("alarms") or []
+    )
+
+
 def merge_members(
     members: Iterable[EtcdMemberEntry],
     statuses: Iterable[EtcdEndpointStatus],
@@ -186,6 +201,8 @@ def merge_members(
                 is_learner=member.is_learner,
                 revision=status.revision if status else 0,
                 problem=problem,
+                leader_id=status.leader_id if status else 0,
+                applied_index=status.applied_index if status else 0,
             )
         )
     return tuple(sorted(found, key=lambda m: m.name))
@@ -205,6 +222,7 @@ def _endpoint_status(entry: Mapping[str, Any]) -> EtcdEndpointStatus:
         raft_term=int(status.get("raftTerm") or header.get("raft_term") or 0),
         is_learner=bool(status.get("isLearner")),
         errors=tuple(str(e) for e in status.get("errors") or ()),
+        applied_index=int(status.get("raftAppliedIndex") or 0),
     )
 
 
