@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.e2e import workload
+from tests.e2e.balancing import Balancing
 from tests.e2e.bed import VERSION, Bed
 from tests.e2e.program import Finished
 from tests.e2e.traffic import Traffic
@@ -57,16 +58,18 @@ def test_patch_and_minor_of_a_small_cluster(bed: Bed) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("strategy", ["rolling", "all-at-once"])
 def test_patch_and_minor_of_three_control_planes(bed: Bed, strategy: str) -> None:
-    """Followers of etcd first; the first control plane of the plan runs apply, the others node."""
+    """Followers of etcd first, each out of the load balancer; the first of the plan runs apply, the others node."""
     _build(bed, BIG, control_planes=3, load_balancers=["n6"])
     identity = bed.cluster_id()
     for version in (PATCH, MINOR):
         plan = bed.program.run("upgrade", "--to", version, "--plan", "-o", "json", exit_code=20).json()
         order = [w["name"].split()[2].rstrip(",") for w in plan["waves"] if w["name"].startswith("control plane ")]
         assert order[-1] == _etcd_leader(bed), "the leader of etcd is not the last"
-        with Traffic(bed, BIG) as traffic:
+        with Traffic(bed, BIG) as traffic, Balancing(bed, "n6") as balancing:
             finished = _upgrade(bed, version, "--strategy", strategy, "--max-unavailable", "1")
-        bed.say(f"upgrade of 3+2 to {version}, {strategy}: {finished.duration_s:.1f} s; {traffic}")
+        bed.say(f"upgrade of 3+2 to {version}, {strategy}: {finished.duration_s:.1f} s; {traffic}; {balancing}")
+        balancing.assert_out_while_worked_on(bed.program.journal(), BIG[:3])
+        assert not balancing.failures, balancing.failures[:10]
         # All at once takes every worker away: the budget keeps the workload alive, one pod after the other.
         _check(bed, BIG, version, traffic)
     assert bed.cluster_id() == identity
