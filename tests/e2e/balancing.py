@@ -58,7 +58,7 @@ class Balancing:
                 connection.settimeout(_TIMEOUT_S)
                 connection.connect(path)
                 connection.sendall(f"{command}\n".encode())
-                answers.append(b"".join(iter(lambda: connection.recv(65536), b"")).decode())  # noqa: B023
+                answers.append(b"".join(iter(lambda: connection.recv(65536), b"")).decode())
         return haproxy.parse_balancing(tuple(answers)).servers
 
     def assert_out_while_worked_on(self, journal: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
@@ -82,7 +82,7 @@ class Balancing:
 
     def _ask(self) -> None:
         """Ask on a connection of its own: an open one would stay where it is."""
-        context = ssl._create_unverified_context()  # noqa: S323 - whether it answers, not who
+        context = ssl._create_unverified_context()
         self.asked += 1
         at_s = time.time()
         connection = http.client.HTTPSConnection(str(self._node.ip), 6443, timeout=_TIMEOUT_S, context=context)
