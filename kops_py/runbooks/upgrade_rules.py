@@ -74,7 +74,7 @@ ADDON_CHANGED = FindingKind(
     (WARNING,),
     "Somebody changed the Deployment coredns or the DaemonSet kube-proxy; kubeadm upgrade writes its own again, and "
     "keeps only the number of replicas.",
-    "Have the change ready to be made again after the upgrade; what is set in their ConfigMaps stays.",
+    "Have the change ready to be made again after it; Corefile and configuration of kube-proxy stay as they are.",
 )
 KUBELET_FLAG = FindingKind(
     "kubelet-flag-removed",
