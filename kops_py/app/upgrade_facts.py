@@ -56,7 +56,11 @@ def _etcd_alarms(opened: Session, facts: Facts) -> tuple[str, ...]:
                 found = observe_etcd_alarms(opened.fleet.host(host.name))
             except (HostError, ValueError):
                 continue
-            return tuple(f"alarm {alarm} of etcd member {names.get(member, f'{member:x}')}" for member, alarm in found)
+            return tuple(
+                f"alarm {alarm} of etcd member {names.get(member, f'{member:x}')}"
+                for member, alarms in found.items()
+                for alarm in alarms
+            )
     return ()
 
 

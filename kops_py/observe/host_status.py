@@ -49,16 +49,16 @@ def observe_etcd_cluster(host: Host) -> tuple[EtcdMember, ...]:
     return _ask_etcd(host, whole_cluster=True)
 
 
-def observe_etcd_alarms(host: Host) -> tuple[tuple[int, str], ...]:
-    """Ask through the member on this host for alarms, as member id and name; empty when none runs here.
+def observe_etcd_alarms(host: Host) -> dict[int, tuple[str, ...]]:
+    """Ask through the member on this host for the alarms of each member, by id; empty when none runs here.
 
     Raises HostError, ValueError.
     """
     found = host.run(etcdctl.find_container_argv(), sudo=True, check=False, timeout_s=_TIMEOUT_S)
     container = etcdctl.parse_container_id(found.out)
     if container is None:
-        return ()
-    argv = etcdctl.in_container(container, etcdctl.alarm_list_argv())
+        return {}
+    argv = etcdctl.in_container(container, etcdctl.etcdctl_argv("alarm", "list"))
     return etcdctl.parse_alarms(host.run(argv, sudo=True, timeout_s=_TIMEOUT_S).out)
 
 

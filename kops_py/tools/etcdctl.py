@@ -12,6 +12,7 @@ from kops_py.model.status import EtcdMember
 PKI = "/etc/kubernetes/pki/etcd"
 LOCAL_ENDPOINT = "https://127.0.0.1:2379"
 _ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
+"""AlarmType of etcd's rpc.proto."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +104,6 @@ def member_list_argv() -> tuple[str, ...]:
     return etcdctl_argv("member", "list")
 
 
-def alarm_list_argv() -> tuple[str, ...]:
-    """Return the command for parse_alarms."""
-    return etcdctl_argv("alarm", "list")
-
-
 def move_leader_argv(member_id: int) -> tuple[str, ...]:
     """Return the command that hands leadership to another member; it must be sent to the leader."""
     return etcdctl_argv("move-leader", f"{member_id:x}")
@@ -165,12 +161,13 @@ def parse_member_list(output: str) -> tuple[EtcdMemberEntry, ...]:
     )
 
 
-def parse_alarms(output: str) -> tuple[tuple[int, str], ...]:
-    """Read ``alarm list``: the member's id and the alarm's name, one pair each; raises ValueError."""
-    return tuple(
-        (int(a.get("memberID") or 0), _ALARMS.get(int(a.get("alarm") or 0), f"alarm {a.get('alarm')}"))
-        for a in _load(output, dict).get("alarms") or []
-    )
+def parse_alarms(output: str) -> dict[int, tuple[str, ...]]:
+    """Read ``alarm list``: the alarms of each member id; raises ValueError."""
+    found: dict[int, tuple[str, ...]] = {}
+    for entry in _load(output, dict).get("alarms") or []:
+        member, kind = int(entry.get("memberID") or 0), entry.get("alarm")
+        found[member] = (*found.get(member, ()), _ALARMS.get(kind, str(kind)))
+    return found
 
 
 def merge_members(
@@ -199,10 +196,10 @@ def merge_members(
                 used_bytes=status.used_bytes if status else 0,
                 is_leader=status.is_leader if status else False,
                 is_learner=member.is_learner,
-                revision=status.revision if status else 0,
-                problem=problem,
                 leader_id=status.leader_id if status else 0,
                 applied_index=status.applied_index if status else 0,
+                revision=status.revision if status else 0,
+                problem=problem,
             )
         )
     return tuple(sorted(found, key=lambda m: m.name))

@@ -131,12 +131,11 @@ def test_commands() -> None:
 
 def test_alarms() -> None:
     """As etcdctl 3.4.23 prints them; without any it is an empty object."""
-    assert etcdctl.parse_alarms("{}") == ()
+    assert etcdctl.parse_alarms("{}") == {}
     both = '{"alarms":[{"memberID":10276657743932975437,"alarm":1},{"memberID":7,"alarm":2},{"memberID":8,"alarm":9}]}'
-    assert etcdctl.parse_alarms(both) == ((10276657743932975437, "NOSPACE"), (7, "CORRUPT"), (8, "alarm 9"))
+    assert etcdctl.parse_alarms(both) == {10276657743932975437: ("NOSPACE",), 7: ("CORRUPT",), 8: ("9",)}
     with pytest.raises(ValueError, match="no JSON"):
         etcdctl.parse_alarms("Error: context deadline exceeded")
-    assert etcdctl.alarm_list_argv()[-2:] == ("alarm", "list")
 
 
 def test_how_far_a_member_is() -> None:
