@@ -24,9 +24,9 @@ def deployment(*writers: tuple[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_as_kubeadm_made_it() -> None:
-    status = {"f:status": {"f:replicas": {}}, "f:metadata": {"f:annotations": {}}}
-    scaled = {"f:spec": {"f:replicas": {}}}
-    restarted = {
+    status: dict[str, Any] = {"f:status": {"f:replicas": {}}, "f:metadata": {"f:annotations": {}}}
+    scaled: dict[str, Any] = {"f:spec": {"f:replicas": {}}}
+    restarted: dict[str, Any] = {
         "f:spec": {
             "f:template": {"f:metadata": {"f:annotations": {".": {}, "f:kubectl.kubernetes.io/restartedAt": {}}}}
         }
