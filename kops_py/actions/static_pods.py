@@ -21,11 +21,14 @@ _POLL_S = 0.5
 _PODS = "/api/v1/namespaces/kube-system/pods"
 
 
-def note_static_pods(deps: Deps, host: Host) -> None:
-    """Write down what runs before kubeadm changes it; what an unfinished upgrade wrote stays. Raises KopsError."""
+def note_static_pods(deps: Deps, host: Host, ctx: StepContext) -> None:
+    """Write down what runs before kubeadm changes it; what an unfinished upgrade wrote stays.
+
+    Raises HostError, and DeadlineError when the API does not answer.
+    """
     if host.run(("test", "-s", NOTE), sudo=True, check=False, cancel=deps.cancel).ok:
         return
-    digests, running = _digests(deps, host), _running(deps.kube.api(), host.name)
+    digests, running = _digests(deps, host), _ask_running(deps, host.name, ctx)
     pods = {name: StaticPod(digest, running[name]) for name, digest in digests.items() if name in running}
     host.write_file(NOTE, static_pods.write_note(pods))
 
@@ -59,6 +62,16 @@ def wait_static_pods(deps: Deps, node: str, ctx: StepContext) -> None:
 def forget_static_pods(host: Host) -> None:
     """Remove the note; raises HostError."""
     host.run(("rm", "-f", NOTE), sudo=True)
+
+
+def _ask_running(deps: Deps, node: str, ctx: StepContext) -> dict[str, str]:
+    while True:
+        try:
+            return _running(deps.kube.api(), node)
+        except KubeError as error:
+            ctx.progress(str(error), waiting=True)
+            remaining_s(ctx, str(error))
+            ctx.cancel.wait(_POLL_S)
 
 
 def _lacking(deps: Deps, node: str, changed: Mapping[str, StaticPod]) -> str:

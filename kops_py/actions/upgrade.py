@@ -88,7 +88,7 @@ def upgrade_with_kubeadm(deps: Deps, action: UpgradeWithKubeadm, ctx: StepContex
     """
     host = deps.fleet.host(action.node)
     if action.control_plane:
-        note_static_pods(deps, host)
+        note_static_pods(deps, host, ctx)
         _move_etcd_leader_away(deps, host, ctx)
     version = Version.parse(action.version)
     ignored = deps.kubeadm_ignores

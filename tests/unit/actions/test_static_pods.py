@@ -48,7 +48,7 @@ class Node:
         return Reply()
 
     def note(self) -> None:
-        note_static_pods(self.stage.deps, self.host)
+        note_static_pods(self.stage.deps, self.host, self.stage.ctx(STEP))
 
     def wait(self, timeout_s: float = 5.0) -> None:
         wait_static_pods(self.stage.deps, "n1", self.stage.ctx(STEP, "n1", timeout_s))
@@ -102,12 +102,14 @@ def test_a_mirror_pod_that_is_away_is_no_proof() -> None:
 
 def test_an_api_that_is_away_is_waited_for() -> None:
     node = Node()
+    away = KubeError("the API server does not answer")
+    node.stage.kube.fail("get", "etcd-n1", away)
     node.note()
     node.manifests["etcd"] = "new"
     node.kubelet_takes_up("etcd")
-    node.stage.kube.fail("get", "etcd-n1", KubeError("the API server does not answer"))
+    node.stage.kube.fail("get", "etcd-n1", away)
     node.wait()
-    assert node.stage.waits == ["the API server does not answer"]
+    assert node.stage.waits == ["the API server does not answer"] * 2
 
 
 def test_an_external_etcd_and_half_a_note() -> None:
