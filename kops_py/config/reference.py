@@ -98,8 +98,11 @@ def _sections(schema: dict[str, Any], node: dict[str, Any], path: tuple[str, ...
     required = node.get("required", [])
     for name, given in node["properties"].items():
         body = _resolved(schema, given)
-        if "properties" in body:
-            below.append((name, body))
+        item = _resolved(schema, body.get("items", {}))
+        if "properties" in _resolved(schema, _only(body)):
+            below.append((name, _resolved(schema, _only(body))))
+        elif "properties" in item:
+            below.append((f"{name}[]", item))
         text = body.get("description", "")
         examples = body.get("examples", [])
         if examples:
@@ -108,6 +111,12 @@ def _sections(schema: dict[str, Any], node: dict[str, Any], path: tuple[str, ...
     yield f"{title}\n\n{node.get('description', '')}\n\n" + "\n".join(rows) + "\n"
     for name, body in below:
         yield from _sections(schema, body, (*path, name))
+
+
+def _only(node: dict[str, Any]) -> dict[str, Any]:
+    """Return what a value is that may be left out, else the node itself."""
+    kinds = [one for one in node.get("anyOf", []) if one.get("type") != "null"]
+    return kinds[0] if len(kinds) == 1 else node
 
 
 def _resolved(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
