@@ -253,7 +253,7 @@ class Hook(_Model):
     )
     on: Literal["controller", "node"] = Field(
         "controller",
-        description="controller: where kops-py runs, as its user, in the folder of this file. node: on the node, as root.",
+        description="controller: where kops-py runs, as its user, in the folder of this file. node: there, as root.",
         examples=["controller"],
     )
     timeout_seconds: Seconds = Field(60, description="One run of it.", examples=[60])

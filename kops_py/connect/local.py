@@ -23,7 +23,7 @@ _LOOK_EVERY_S = 0.1
 def run_local(
     argv: Sequence[str], *, environment: Mapping[str, str], folder: Path, timeout_s: float, cancel: Cancel
 ) -> CommandResult:
-    """Run a command without a shell and wait for its end; what is left of its output is the last 16 KiB of both streams.
+    """Run a command without a shell and wait for its end; of its output the last 16 KiB of both streams are kept.
 
     ``environment`` comes on top of our own; ``folder`` is where it runs, and what a relative program is relative to.
     At ``timeout_s`` or when ``cancel`` is set, it and all it started in its session are ended. Raises
