@@ -280,9 +280,8 @@ class _Converter:
         times = {"deadline_s": float(given.deadline_seconds), "interval_s": float(given.interval_seconds)}
         if given.http is None:
             return Gate(name, _command(given.command or ["true"], given), **times)
-        for key in ("on", "timeout_seconds"):
+        for key, shown in (("run_on", "runOn"), ("timeout_seconds", "timeoutSeconds")):
             if key in given.model_fields_set:
-                shown = "on" if key == "on" else "timeoutSeconds"
                 self._add((*path, shown), f"{shown} has no meaning beside http", key=True)
         http, place = given.http, (*path, "http")
         self._parse(_check_gate_url, http.url, (*place, "url"))
@@ -413,7 +412,7 @@ _ABSENT = object()
 
 
 def _command(words: list[str], given: document.Hook | document.Gate) -> OperatorCommand:
-    return OperatorCommand(tuple(words), Side(given.on), float(given.timeout_seconds))
+    return OperatorCommand(tuple(words), Side(given.run_on), float(given.timeout_seconds))
 
 
 def _check_gate_url(text: str) -> None:

@@ -251,7 +251,7 @@ class Hook(_Model):
         "KOPS_NODE, KOPS_CLUSTER, KOPS_OPERATION, KOPS_VERSION and KOPS_RUN_ID in its environment.",
         examples=["[./silence, --for, 30m]"],
     )
-    on: Literal["controller", "node"] = Field(
+    run_on: Literal["controller", "node"] = Field(
         "controller",
         description="controller: where kops-py runs, as its user, in the folder of this file. node: there, as root.",
         examples=["controller"],
@@ -294,7 +294,7 @@ class Gate(_Model):
     command: Words | None = Field(
         None, description="As in hooks; it has to end with 0.", examples=["[./check-alerts, --none]"]
     )
-    on: Literal["controller", "node"] = Field("controller", description="As in hooks.", examples=["controller"])
+    run_on: Literal["controller", "node"] = Field("controller", description="As in hooks.", examples=["controller"])
     timeout_seconds: Seconds = Field(60, description="One run of the command.", examples=[60])
     http: Http | None = Field(None, description="A URL that has to answer.", examples=["{url: https://x.example.com}"])
     deadline_seconds: Seconds = Field(

@@ -69,7 +69,7 @@ def _controls(bed: Bed) -> dict[str, Any]:
     return {
         "hooks": {
             "before": [{"command": ["sh", "-c", told]}],
-            "after": [{"command": ["sh", "-c", after], "on": "node"}],
+            "after": [{"command": ["sh", "-c", after], "runOn": "node"}],
         },
         "gates": [
             {"name": "second-time", "command": ["sh", "-c", asked], "intervalSeconds": 0.5, "deadlineSeconds": 30},
