@@ -38,7 +38,7 @@ def test_a_group_that_the_inventory_lacks_is_refused(pair: Pair) -> None:
     pair.change("inventoryGroup: kube_node", "inventoryGroup: storage")
     with pytest.raises(ConfigError, match="the inventory has no group 'storage'") as caught:
         pair.load(listing())
-    assert ":46:" in checked(caught.value)[0].where
+    assert ":44:" in checked(caught.value)[0].where
 
 
 @pytest.mark.parametrize(

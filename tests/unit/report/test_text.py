@@ -187,6 +187,7 @@ cluster prod, Kubernetes v1.31.2, endpoint api.example:6443: 1 problem(s)
 NODE      ROLES          STATE     KUBELET  ADDRESS   RUNTIME
 n1        control-plane  Ready     v1.31.2  10.0.0.1  containerd://1.7
 worker-2                 NotReady  v1.31.2  10.0.0.1  containerd://1.7  cordoned by ann
+  ! worker-2: its upgrade stopped: drain: no
 
 ETCD  STATE    ROLE    VERSION  SIZE     REVISION
 n1    healthy  leader  3.5.15   3.0 MiB  0
