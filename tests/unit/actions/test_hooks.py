@@ -1,4 +1,4 @@
-"""Hooks, gates and the watch over canaries: real commands on the controller, scripted ones on nodes, a real web server."""
+"""Hooks, gates and the watch over canaries: real commands here, scripted ones on nodes, a real web server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.fakes.ssh import Reply
 from tests.unit.actions.stage import Stage, stage
 
 TOKEN = "abcdef.0123456789abcdef"
-TOLD = "KOPS_NODE=n1 KOPS_CLUSTER=sim KOPS_OPERATION=patch KOPS_VERSION=v1.31.2 KOPS_RUN_ID=r1".split()
+TOLD = ["KOPS_NODE=n1", "KOPS_CLUSTER=sim", "KOPS_OPERATION=patch", "KOPS_VERSION=v1.31.2", "KOPS_RUN_ID=r1"]
 
 
 def on_stage(folder: Path) -> Stage:

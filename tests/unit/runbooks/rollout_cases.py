@@ -159,7 +159,7 @@ class World:
                 raise AssertionError(f"no such step in a rollout: {step.action}")
 
     def _host(self, name: str, **changes: Any) -> None:
-        frozen = {k: MappingProxyType(v) if isinstance(v, dict) else v for k, v in changes.items()}
+        frozen: dict[str, Any] = {k: MappingProxyType(v) if isinstance(v, dict) else v for k, v in changes.items()}
         self.hosts[name] = dataclasses.replace(self.hosts[name], **frozen)
 
     def _mark(self, name: str, key: str, value: str | None) -> None:
