@@ -23,6 +23,8 @@ class NodeStatus:
     container_runtime: str
     cordoned: bool = False
     cordoned_by: str = ""
+    stopped: str = ""
+    """Why an upgrade or patch of kops-py ended on this node before its end; empty when none did."""
 
 
 @dataclass(frozen=True, slots=True)

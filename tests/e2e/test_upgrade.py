@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -23,8 +24,11 @@ pytestmark = pytest.mark.timeout(1500)
 
 
 def test_a_minor_upgrade_killed_in_the_middle(bed: Bed) -> None:
-    """1+2 from a reviewed plan; killed while a worker is drained; the same command finishes and repeats nothing."""
-    _build(bed, SMALL, control_planes=1)
+    """1+2 from a reviewed plan; killed while a worker is drained; the same command finishes and repeats nothing.
+
+    With the operator's hooks, gates, a canary and a group: each ran where and as often as it should.
+    """
+    _build(bed, SMALL, control_planes=1, maintenance=_controls)
     before = _boot_ids(bed, SMALL)
     digest = _plan_digest(bed, MINOR)
     refused = bed.program.run("upgrade", "--to", MINOR, "--plan-digest", "0" * 64, exit_code=3)
@@ -36,11 +40,58 @@ def test_a_minor_upgrade_killed_in_the_middle(bed: Bed) -> None:
         running.wait_said(r"n2: drain$", deadline_s=400)
         killed = running.kill()
         assert _cordons(bed)["n2"] is True
-        finished = _upgrade(bed, MINOR)
-    bed.say(f"killed after {killed.duration_s:.1f} s; upgrade after that {finished.duration_s:.1f} s; {traffic}")
+        finished = bed.program.run("upgrade", "--to", MINOR, "-y", deadline_s=900, exit_code=10)
+        assert "n3: the hook after the work failed" in finished.stderr, finished.report()
+        assert "exit status 3: not yet" in finished.stderr, finished.report()
+        assert re.search(r"n3: its upgrade has not come to its end: .*not yet", bed.program.run("status").stdout)
+        bed.node("n3").exec("touch /root/mended")
+        last = _upgrade(bed, MINOR)
+    bed.say(
+        f"killed after {killed.duration_s:.1f} s; upgrade after that {finished.duration_s:.1f} s, "
+        f"the end of it {last.duration_s:.1f} s; {traffic}"
+    )
     _check(bed, SMALL, MINOR, traffic, cordoned=("n1",))
     assert "n1: kubeadm upgrade" not in finished.stderr, "the control plane was upgraded twice"
+    assert "n3: drain" not in last.stderr, "the worker whose hook failed was drained twice"
+    assert "the canary has been watched" in finished.stderr, finished.report()
+    assert "the canary has been watched" not in last.stderr, last.report()
+    _check_traces(bed)
     assert _boot_ids(bed, SMALL) == before
+
+
+def _controls(bed: Bed) -> dict[str, Any]:
+    """Hooks and gates that leave a trace: one hook on the controller, one on the node, which fails on n3 at first."""
+    told = "echo before $KOPS_NODE $KOPS_CLUSTER $KOPS_OPERATION $KOPS_VERSION >> trace"
+    after = (
+        'if [ $KOPS_NODE = n3 ] && [ ! -e /root/mended ]; then echo "not yet"; exit 3; fi; '
+        "echo $KOPS_NODE $KOPS_OPERATION >> /root/trace"
+    )
+    asked = 'echo gate $KOPS_NODE >> trace; test $(grep -c "^gate $KOPS_NODE$" trace) -ge 2'
+    return {
+        "hooks": {
+            "before": [{"command": ["sh", "-c", told]}],
+            "after": [{"command": ["sh", "-c", after], "runOn": "node"}],
+        },
+        "gates": [
+            {"name": "second-time", "command": ["sh", "-c", asked], "intervalSeconds": 0.5, "deadlineSeconds": 30},
+            {
+                "name": "images",
+                "http": {"url": f"{bed.url}/images/{VERSION}/images.json", "contains": "kube-apiserver"},
+            },
+        ],
+        "canary": {"count": 1, "pauseSeconds": 3},
+        "groups": [{"name": "second", "selector": "kubernetes.io/hostname in (n3)"}],
+    }
+
+
+def _check_traces(bed: Bed) -> None:
+    """Every hook ran once a node, for all the kill and the failure; the gate was asked until it was true."""
+    lines = (bed.folder / "trace").read_text().splitlines()
+    for name in SMALL:
+        assert lines.count(f"before {name} upgraded upgrade {MINOR}") == 1, lines
+        assert lines.count(f"gate {name}") >= 2, lines
+        assert bed.node(name).exec("cat /root/trace").stdout.splitlines() == [f"{name} upgrade"]
+    assert lines.count("gate n2") > lines.count("gate n1"), f"the canary's gates were not asked while watched: {lines}"
 
 
 @pytest.mark.soak
@@ -163,12 +214,13 @@ def _build(
     control_planes: int,
     load_balancers: Sequence[str] = (),
     min_available: int = workload.REPLICAS - 1,
+    maintenance: Callable[[Bed], dict[str, Any]] | None = None,
 ) -> None:
     bed.boot(len(nodes) + len(load_balancers))
     bed.write_inventory(
         control_planes=nodes[:control_planes], workers=nodes[control_planes:], load_balancers=load_balancers
     )
-    bed.write_cluster("upgraded")
+    bed.write_cluster("upgraded", **({"maintenance": maintenance(bed)} if maintenance else {}))
     built = bed.bootstrap()
     workload.load_image(bed, nodes)
     workload.deploy(bed, nodes, grace_s=5, min_available=min_available)

@@ -57,7 +57,7 @@ def test_a_control_plane_is_out_from_before_its_work_until_it_is_healthy() -> No
     plan = plan_upgrade(spec, facts(spec))
     expected = ["out-of-balancer", "kubeadm", "upgrade", "cordon", "drain", "kubelet", "healthy", "into-balancer"]
     for name in ("n1", "n2", "n3"):
-        assert chain_of(plan, name) == [*expected, "uncordon", "settled"]
+        assert chain_of(plan, name) == [*expected, "uncordon", "settled", "done"]
     assert "out-of-balancer" not in chain_of(plan, "n4")
     (step,) = [s for s in plan.steps if s.id == "out-of-balancer/n2@v1.31.3"]
     assert step.action == TakeOutOfBalancer("n2")
@@ -96,7 +96,17 @@ def test_patches_and_restarts_do_the_same() -> None:
     arguments = PatchArguments(ROLLOUT, RebootPolicy.NEVER)
     updates = {"n2": PatchFacts(updates=(Update("curl", "1", "2"),))}
     plan = patch(spec, facts(spec), updates, arguments).plan
-    expected = ["out-of-balancer", "cordon", "drain", "updates", "healthy", "into-balancer", "uncordon", "settled"]
+    expected = [
+        "out-of-balancer",
+        "cordon",
+        "drain",
+        "updates",
+        "healthy",
+        "into-balancer",
+        "uncordon",
+        "settled",
+        "done",
+    ]
     assert chain_of(plan, "n2") == expected
     assert chain_of(plan, "n1") == []
     left = patch(spec, facts(spec, out=["n2"]), {}, arguments).plan
