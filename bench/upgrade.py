@@ -185,9 +185,9 @@ def print_tables(runs: Sequence[Run]) -> None:
     loads = [r.load for r in runs]
     print(
         f"\nGoal: a rest of at most {GOAL_S:.0f} s a node; it is {rest:.1f} s at most. It holds the looks between the "
-        "nodes, cordon and uncordon, and the wait until what was moved is available again. For that, for the add-ons to "
-        f"be rolled out, and for more than Ready the script does not wait. Runs of each way: {len(by_way[KOPS_PY])}; load average before a run {min(loads):.1f} to "
-        f"{max(loads):.1f}."
+        "nodes, cordon and uncordon, and the wait until what was moved is available again. For that, for the rollout "
+        f"of the add-ons, and for more than Ready the script does not wait. Runs of each way: {len(by_way[KOPS_PY])}; "
+        f"load average before a run {min(loads):.1f} to {max(loads):.1f}."
     )
 
 
