@@ -99,6 +99,7 @@ def upgrade_with_kubeadm(deps: Deps, action: UpgradeWithKubeadm, ctx: StepContex
     )
     ctx.progress(" ".join(argv[:3]))
     outcome = run_job(host, UPGRADE_JOB, argv, ctx)
+    ctx.journal("kubeadm-end", node=action.node, exit_status=outcome.exit_status)
     if outcome.exit_status == 0:
         return
     interrupted = "it was interrupted (power loss, or somebody stopped its unit)"

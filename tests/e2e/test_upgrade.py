@@ -130,10 +130,12 @@ def test_patch_and_minor_of_three_control_planes(bed: Bed, strategy: str) -> Non
 KILLED_AT = (
     r"n\d:\s+Fetch the packages",
     r"n\d: install kubeadm",
+    r"n\d:\s+n6: no new connections",
     r"n\d:\s+upgrade: ",
     r"n\d: cordon$",
     r"n\d: install kubelet and kubectl .*$",
     r"n\d: wait until the node is healthy .*$",
+    r"n\d:\s+n6: connections to n\d again",
     r"n\d: uncordon$",
     r"n[45]: kubeadm upgrade node$",
     r"n[45]: drain$",
@@ -143,7 +145,7 @@ KILLED_AT = (
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_killed_at_ten_points(bed: Bed) -> None:
+def test_killed_at_twelve_points(bed: Bed) -> None:
     """After every kill the same command goes on from there; in the end nothing is cordoned or done twice."""
     _build(bed, BIG, control_planes=3, load_balancers=["n6"])
     with Traffic(bed, BIG) as traffic:
@@ -155,6 +157,7 @@ def test_killed_at_ten_points(bed: Bed) -> None:
         _upgrade(bed, MINOR)
     bed.say(str(traffic))
     _check(bed, BIG, MINOR, traffic)
+    _check_balanced(bed)
 
 
 @pytest.mark.soak
@@ -184,9 +187,12 @@ def test_trouble_with_the_node_being_worked_on(bed: Bed, how: str, node: str) ->
         system.start()
     elif how == "cut":
         system.heal()
+    if how == "power" and node == "n2":
+        assert Balancing(bed, "n6").servers()["n2"].is_drained, "put back before it is healthy"
     bed.wait_ready(BIG)
     _upgrade(bed, MINOR)
     _check(bed, BIG, MINOR, None)
+    _check_balanced(bed)
 
 
 @pytest.mark.soak
@@ -252,6 +258,13 @@ def _check(
     if traffic is not None:
         # A handful may hit a pod in the moment it goes; a hole in the service would be hundreds.
         assert len(traffic.failures) <= max(3, traffic.asked // 200), f"{traffic}: {traffic.failures[:20]}"
+
+
+def _check_balanced(bed: Bed) -> None:
+    """Every control plane is back in the load balancer, and nothing there says that one is out."""
+    servers = Balancing(bed, "n6").servers()
+    assert all(s.takes_connections for s in servers.values()), servers
+    assert bed.node("n6").exec("ls -A /run/kops-py/out-of-balancer").stdout == ""
 
 
 def _cordons(bed: Bed) -> dict[str, bool]:

@@ -15,6 +15,8 @@ def steps(node: str, at_s: float, *costs: tuple[str, float]) -> Iterator[dict[st
     for kind, duration_s in costs:
         step = f"{kind}/{node}@v1.21.0"
         yield {"at_s": at_s, "kind": "step-start", "step": step, "node": node}
+        if kind == "upgrade":
+            yield {"at_s": at_s + 15, "kind": "kubeadm-end", "step": step, "node": node, "exit_status": 0}
         at_s += duration_s
         yield {"at_s": at_s, "kind": "step-end", "step": step, "node": node, "duration_s": duration_s}
         at_s += 0.5
@@ -30,7 +32,7 @@ def test_costs_of_nodes() -> None:
         {"at_s": 90.0, "kind": "run-end"},
     ]
     found = from_journal(records)
-    assert found["n1"] == pytest.approx({"packages": 7, "kubeadm": 20, "drain": 7, "ready": 9, "rest": 7})
+    assert found["n1"] == pytest.approx({"packages": 7, "kubeadm": 15, "add-ons": 5, "drain": 7, "ready": 9, "rest": 7})
     assert found["n2"] == pytest.approx({"packages": 4, "drain": 7, "ready": 9, "rest": 10})
     assert set(found["n1"]) == set(KINDS)
     assert sum(found["n1"].values()) == 50, "the look after a node belongs to it"
