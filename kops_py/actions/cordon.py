@@ -100,14 +100,15 @@ def uncordon(api: KubeApi, node: str, *, foreign: bool = False, unfinished: Cord
         nonlocal removed_by_us
         mark, held = read_cordon(_annotations(found)), _own_cordon(found)
         unmark: JsonObject = {"metadata": {"annotations": {CORDONED: None, UNFINISHED: left}}}
+        marks_are_right = mark is None and (UNFINISHED in _annotations(found)) == (left is not None)
         if not _is_cordoned(found):
-            if mark is not None or (unfinished is None and UNFINISHED in _annotations(found)):
+            if mark is not None:
                 return CordonResult(node, CordonState.UNCORDONED_BY_OTHERS, mark), unmark
             # gone since our own attempt, whose answer was lost
             state = CordonState.UNCORDONED if removed_by_us else CordonState.NOT_CORDONED
-            return CordonResult(node, state), None
+            return CordonResult(node, state), None if marks_are_right else unmark
         if held is None and not foreign:
-            return CordonResult(node, CordonState.FOREIGN), None if mark is None else unmark
+            return CordonResult(node, CordonState.FOREIGN), None if marks_are_right else unmark
         removed_by_us = True
         return CordonResult(node, CordonState.UNCORDONED, held), {**unmark, "spec": {"unschedulable": None}}
 

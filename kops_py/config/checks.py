@@ -207,9 +207,14 @@ def choose_groups(
     """Return the groups of workers with the hosts of their inventory groups; one without hosts is noted."""
     found = []
     for number, group in enumerate(cluster.maintenance.groups):
-        hosts = frozenset(members_of(group.inventory_group)) if group.inventory_group is not None else frozenset[str]()
-        if group.inventory_group is not None and not hosts:
+        wanted = group.inventory_group
+        if wanted is None:
+            found.append(group)
+            continue
+        known = group_names(GROUP_NAMES[wanted]) if wanted in GROUP_NAMES else [wanted]
+        hosts = frozenset(member for name in known for member in members_of(name))
+        if not hosts:
             place = cluster.place("maintenance", "groups", number, "inventoryGroup")
-            problems.add(place, f"the inventory has no group {show(group.inventory_group)}, or it has no host")
+            problems.add(place, f"the inventory has no group {show(wanted)}, or it has no host")
         found.append(replace(group, hosts=hosts))
     return tuple(found)

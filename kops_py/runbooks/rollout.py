@@ -11,7 +11,7 @@ before it are done; the mark "unfinished", which the uncordon leaves, means that
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kops_py.model.actions import (
     CordonNode,
@@ -34,7 +34,7 @@ from kops_py.model.duration import spell_seconds
 from kops_py.model.facts import Facts, NodeFacts
 from kops_py.model.finding import Finding, FindingKind, Severity
 from kops_py.model.hooks import Gate, GroupSpec, OperatorCommand, Side, window_of
-from kops_py.model.plan import Plan, Step, Wave
+from kops_py.model.plan import Action, Plan, Step, Wave
 from kops_py.model.selectors import matches
 from kops_py.model.spec import ClusterSpec, HostSpec
 
@@ -174,47 +174,37 @@ def chain(
     if not (fresh or ours or unfinished or work.out_of_balancer):
         return ()
     name, control_plane = work.host.name, work.host.is_control_plane
+    if not (fresh or ours):
+        work = replace(work, version=node.version.partition("+")[0])
     tag = f"@{work.tag}" if work.tag else ""
     persons = node.unschedulable and not is_our_cordon(node)
     policy, timeouts, own = rollout.drain, spec.timeouts, spec.maintenance
-    version = work.version if fresh or ours else node.version.partition("+")[0]
-    api_s = timeouts.api_request_s * 4
-    leave = (
-        Step(f"cordon/{name}{tag}", name, "cordon", CordonNode(name), api_s),
-        Step(
-            f"drain/{name}{tag}", name, "drain", DrainNode(name, policy), policy.timeout_s + 60, drain_details(policy)
-        ),
-    )
+    api_s, ready_s = timeouts.api_request_s * 4, timeouts.node_ready_s
+
+    def step(kind: str, title: str, action: Action, limit_s: float, details: tuple[str, ...] = ()) -> Step:
+        return Step(f"{kind}/{name}{tag}", name, title, action, limit_s, details)
+
+    cordon = step("cordon", "cordon", CordonNode(name), api_s)
+    drain = step("drain", "drain", DrainNode(name, policy), policy.timeout_s + 60, drain_details(policy))
+    gate = WaitNode(name, work.version, control_plane)
+    healthy = step("healthy", f"wait until the node is healthy ({work.version})", gate, ready_s)
+    uncordon = step("uncordon", "uncordon", UncordonNode(name, unfinished=True), api_s)
+    settled = step("settled", "wait until what was moved is available again", WaitWorkloads(name), ready_s)
+    mark = step("mark", "mark it as begun: its hooks and gates cannot be seen on it", MarkUnfinished(name), api_s)
+    done = step("done", "note that all of it is done", FinishNode(name), api_s)
     out, into = _balancing(work, spec, tag)
-    gate = Step(
-        f"healthy/{name}{tag}",
-        name,
-        f"wait until the node is healthy ({version})",
-        WaitNode(name, version, control_plane),
-        timeouts.node_ready_s,
-    )
-    uncordon = Step(f"uncordon/{name}{tag}", name, "uncordon", UncordonNode(name, unfinished=True), api_s)
-    settled = Step(
-        f"settled/{name}{tag}",
-        name,
-        "wait until what was moved is available again",
-        WaitWorkloads(name),
-        timeouts.node_ready_s,
-    )
-    title = "mark it as begun: its hooks and gates cannot be seen on it"
-    mark = Step(f"mark/{name}{tag}", name, title, MarkUnfinished(name), api_s)
-    done = Step(f"done/{name}{tag}", name, "note that all of it is done", FinishNode(name), api_s)
-    leaves = not persons and bool(work.steps or ours)
     follows = (*_hooks("after", own.hooks.after, work, tag), *_gates(own.gates, work, tag))
+    leaves = not persons and bool(work.steps or ours)
     marks = fresh and not leaves and bool(follows)
     return (
         *((mark,) if marks else ()),
         *(_hooks("before", own.hooks.before, work, tag) if fresh and not ours else ()),
         *out,
         *work.before,
-        *((leave[1:] if persons else leave) if work.steps else ()),
+        *((cordon,) if work.steps and not persons else ()),
+        *((drain,) if work.steps else ()),
         *work.steps,
-        gate,
+        healthy,
         *into,
         *((uncordon,) if leaves else ()),
         *((settled,) if leaves or (unfinished and not persons) else ()),

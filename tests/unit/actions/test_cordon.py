@@ -207,6 +207,15 @@ def test_an_uncordon_by_hand_clears_the_mark_and_the_reason(api: FakeKubeApi) ->
     assert marks(api) == {}
 
 
+def test_a_node_that_a_person_took_over_meanwhile_is_still_unfinished(api: FakeKubeApi) -> None:
+    by_a_person(api, True)
+    assert uncordon(api, "w1", unfinished=mark_of("ann", "t-upgrade-1")).state is CordonState.FOREIGN
+    assert (stands(api), set(marks(api))) == ((True, False), {UNFINISHED})
+    by_a_person(api, False)
+    assert uncordon(api, "w1", unfinished=mark_of("ann", "t-upgrade-1")).state is CordonState.NOT_CORDONED
+    assert len(api.writes()) == 1
+
+
 def test_a_reason_is_short_and_only_for_nodes_of_ours(api: FakeKubeApi) -> None:
     by_a_person(api, True)
     keep_reason(api, "w1", "whatever")

@@ -51,7 +51,7 @@ maintenance:
       - {command: [./silence, "off"], runOn: node, timeoutSeconds: 9}
   gates:
     - {name: alerts, command: [./alerts], intervalSeconds: 1}
-    - http: {url: "https://shop.example.com/healthz", status: [200], contains: ok, caFile: cni.yaml}
+    - http: {url: "https://shop.example.com/healthz", status: [200], contains: ok, caFile: ca.pem}
   canary: {count: 1, pauseSeconds: 600, gate: {command: ./check-canary}}
   groups:
     - {name: storage, selector: disk=ssd}
@@ -126,6 +126,7 @@ class Pair:
     ) -> "Pair":
         folder.mkdir(exist_ok=True, parents=True)
         (folder / "cni.yaml").write_text("kind: List\n")
+        (folder / "ca.pem").write_text("")
         (folder / "images").mkdir(exist_ok=True)
         (folder / hosts_name).write_text(hosts)
         (folder / "cluster.yaml").write_text(cluster)

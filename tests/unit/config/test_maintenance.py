@@ -18,7 +18,7 @@ def test_all_of_it_is_read(pair: Pair) -> None:
         (OperatorCommand(("./silence", "--for", "30m")),),
         (OperatorCommand(("./silence", "off"), Side.NODE, 9.0),),
     )
-    ca = str(pair.cluster.parent / "cni.yaml")
+    ca = str(pair.cluster.parent / "ca.pem")
     assert found.gates == (
         Gate("alerts", OperatorCommand(("./alerts",)), interval_s=1.0),
         Gate("2", HttpCheck("https://shop.example.com/healthz", (200,), "ok", ca)),
@@ -59,7 +59,7 @@ def test_a_group_that_the_inventory_lacks_is_refused(pair: Pair) -> None:
         ("- http:", "- runOn: node\n      http:", "runOn has no meaning beside http", ""),
         ("https://shop.example.com/healthz", "shop", "url is 'shop'", ""),
         ("https://shop", "https://ann:pw@shop", "holds no user and no password", ""),
-        ("caFile: cni.yaml", "caFile: none.pem", "there is no file 'none.pem'", ""),
+        ("caFile: ca.pem", "caFile: none.pem", "there is no file 'none.pem'", ""),
         ("status: [200]", "status: [2000]", "status", ""),
         ("count: 1, ", "", "no count: there is nothing to watch", "count: 1"),
         ("selector: disk=ssd", "selector: disk==", "", ""),

@@ -199,3 +199,24 @@ def test_cut_off_anywhere_the_next_run_ends_it_and_forgets_no_hook_and_no_gate(
 
 def test_the_rollout_is_the_widest_of_its_windows() -> None:
     assert Rollout(a_rollout().drain, window=2, groups=(WorkerGroup("g", frozenset({"n1"}), 5),)).widest == 5
+
+
+@pytest.mark.parametrize("cut", ["cordon", "settled"])
+def test_what_an_earlier_run_left_matters_to_the_first_hop_only(cut: str) -> None:
+    world = World(rollout_spec(1, 1), a_rollout())
+    for step in world.upgrade_plan().steps:
+        world.perform(step)
+        if step.id.startswith(f"{cut}/n2"):
+            break
+    chains = {
+        version: [s.id.partition("/")[0] for s in world.upgrade_plan().steps if s.node == "n2" and version in s.id]
+        for version in map(str, HOPS)
+    }
+    first, second = chains.values()
+    assert first[-3:] == ["after-1", "gate-1", "done"]
+    assert "before-1" not in first
+    assert second == [
+        "stage", "before-1", "kubeadm", "upgrade", "cordon", "drain", "kubelet", "healthy", "uncordon", "settled",
+        "after-1", "gate-1", "done",
+    ]  # fmt: skip
+    assert ("drain" in first) is (cut == "cordon")
