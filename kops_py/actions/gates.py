@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 
 from kops_py.actions.deps import Deps
+from kops_py.actions.etcd_gate import EtcdGate
+from kops_py.actions.static_pods import wait_static_pods
 from kops_py.actions.waiting import remaining_s
 from kops_py.connect.base import Host, JsonObject, KubeApi
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import WaitNode
-from kops_py.model.errors import DeadlineError, HostError, KubeError, UnreachableError
+from kops_py.model.errors import DeadlineError, KubeError, UnreachableError
 from kops_py.model.facts import NodeFacts
 from kops_py.observe.cluster import (
     cluster_configuration,
@@ -20,7 +22,6 @@ from kops_py.observe.cluster import (
     system_pod_problems,
     unready_nodes,
 )
-from kops_py.observe.host_status import observe_etcd_cluster
 from kops_py.observe.pods import MIRROR
 from kops_py.tools import crictl
 from kops_py.tools.systemd import BOOT_ID
@@ -35,9 +36,12 @@ _KUBE_PROXY = "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
 def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
     """Wait until the node is healthy at its version, with all that belongs to it.
 
-    That is: Ready, at the version, static pods (and etcd, every member) healthy, kube-proxy and all other DaemonSet
-    pods on it Ready, DNS available. Raises KubeError naming what is still lacking at the deadline.
+    That is: Ready, at the version, static pods healthy, kube-proxy and all other DaemonSet pods on it Ready, DNS
+    available, every etcd member healthy and caught up. Raises KubeError naming what is still lacking at the deadline.
     """
+    if action.control_plane:
+        wait_static_pods(deps, action.node, ctx)
+    etcd = EtcdGate()
 
     def lacking() -> tuple[str, ...]:
         try:
@@ -45,7 +49,7 @@ def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
         except (UnreachableError, DeadlineError) as error:
             problems = (str(error),)
         if not problems and action.control_plane:
-            problems = _etcd_problems(deps, action.node)
+            problems = etcd.problems(deps.fleet.host(action.node))
         return problems
 
     _wait(lacking, ctx, _POLL_S, f"{action.node} is not healthy")
@@ -160,14 +164,6 @@ def _daemon_problems(pods: Collection[JsonObject]) -> tuple[str, ...]:
         if problem := pod_problem(pod):
             found.append(f"{metadata['namespace']}/{metadata['name']}: {problem}")
     return tuple(found)
-
-
-def _etcd_problems(deps: Deps, node: str) -> tuple[str, ...]:
-    try:
-        members = observe_etcd_cluster(deps.fleet.host(node))
-    except (HostError, ValueError) as error:
-        return (f"etcd through {node}: {error}",)
-    return tuple(f"etcd member {m.name}: {m.problem or 'not healthy'}" for m in members if not m.healthy)
 
 
 def unavailable_workloads(api: KubeApi) -> dict[str, str]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from kops_py.actions import (
     api_server,
+    balancer,
     gates,
     health,
     hooks,
@@ -16,6 +17,7 @@ from kops_py.actions import (
     network,
     prepare,
     reboot,
+    static_pods,
     upgrade,
 )
 from kops_py.actions.deps import Deps
@@ -35,11 +37,13 @@ from kops_py.model.actions import (
     LabelNode,
     MarkUnfinished,
     PrepareHost,
+    PutBackIntoBalancer,
     RebootNode,
     RestartApiServer,
     RevokeJoinSecrets,
     RunHook,
     StageUpgrade,
+    TakeOutOfBalancer,
     UncordonNode,
     UpgradeWithKubeadm,
     WaitGate,
@@ -133,6 +137,10 @@ class ClusterPerformer:
                 upgrade.install_updates(deps, action, ctx)
             case RebootNode() as action:
                 reboot.reboot_node(deps, action, ctx)
+            case TakeOutOfBalancer() as action:
+                balancer.take_out(deps, action, ctx)
+            case PutBackIntoBalancer() as action:
+                balancer.put_back(deps, action, ctx)
             case CordonNode() as action:
                 maintenance.cordon_node(deps, action, ctx)
             case DrainNode() as action:
@@ -173,7 +181,8 @@ class ClusterPerformer:
                 kubeadm.verify_member(self._deps, node, True, ctx)
             case JoinNode(node=node, control_plane=control_plane):
                 kubeadm.verify_member(self._deps, node, control_plane, ctx)
-            case UpgradeWithKubeadm(control_plane=True):
+            case UpgradeWithKubeadm(control_plane=True, node=node):
+                static_pods.wait_static_pods(self._deps, node, ctx)
                 gates.wait_addons(self._deps, ctx)
             case RestartApiServer(node=node):
                 api_server.verify_restarted(self._deps, node, ctx)

@@ -127,10 +127,10 @@ def _patch_arguments(
     nodes: tuple[str, ...],
 ) -> PatchArguments:
     from kops_py.runbooks.patch import PatchArguments
-    from kops_py.runbooks.rollout import control_plane_order, is_begun
+    from kops_py.runbooks.rollout import control_plane_order, is_begun, is_out_of_balancer
 
     members = facts.kube.nodes if facts.kube else {}
-    begun = {name for name, node in members.items() if is_begun(node)}
+    begun = {name for name, node in members.items() if is_begun(node) or is_out_of_balancer(facts, name)}
     order = control_plane_order(opened.spec, facts, begun)
     return PatchArguments(
         rollout=dataclasses.replace(make_rollout(opened.spec, rollout, facts), order=order),

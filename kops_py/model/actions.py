@@ -131,6 +131,20 @@ class UpgradeWithKubeadm(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class TakeOutOfBalancer(Action):
+    """Let the load balancers that kops-py set up send no new connection to this control plane."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutBackIntoBalancer(Action):
+    """Put a control plane back where kops-py took it out, and wait until connections go there."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class CordonNode(Action):
     """Take a node out of scheduling and say on it who did."""
 

@@ -49,6 +49,10 @@ class EtcdMember:
     used_bytes: int = 0
     is_leader: bool = False
     is_learner: bool = False
+    leader_id: int = 0
+    """Whom it follows; 0 when it knows no leader."""
+    applied_index: int = 0
+    """How far of etcd's raft log is in its data."""
     revision: int = 0
     problem: str = ""
 

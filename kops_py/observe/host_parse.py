@@ -326,6 +326,7 @@ def host_facts(name: str, found: Mapping[str, str], own: frozenset[str]) -> Host
         staged_digest=digest(get("staged")),
         static_images=static_images(get("static_images")),
         load_balancer_digest=digest(get("load_balancer")),
+        out_of_balancer=_words(get("out_of_balancer")),
         manifests=_words(get("manifests")),
         has_kubelet_conf="/etc/kubernetes/kubelet.conf" in leftovers,
         has_admin_conf="/etc/kubernetes/admin.conf" in leftovers,

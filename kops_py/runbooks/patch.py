@@ -21,6 +21,7 @@ from kops_py.runbooks.rollout import (
     Rollout,
     chain,
     is_begun,
+    is_out_of_balancer,
     member_nodes,
     state_findings,
     worker_waves,
@@ -105,7 +106,9 @@ def _chain(
         action_ = RebootNode(name, boot_id, only_if_needed=auto)
         limit_s = timeouts.node_ready_s + _BOOT_S
         steps.append(Step(f"reboot/{name}", name, title, action_, limit_s, ("proven by another boot id",)))
-    if not steps and not is_begun(node):
+    out = is_out_of_balancer(facts, name)
+    if not (steps or is_begun(node) or out):
         return ()
-    work = NodeWork(host, (), tuple(steps), "", node.version.partition("+")[0], arguments.operation)
+    version = node.version.partition("+")[0]
+    work = NodeWork(host, (), tuple(steps), "", version, arguments.operation, out)
     return chain(work, node, arguments.rollout, spec)

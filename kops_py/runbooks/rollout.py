@@ -2,7 +2,7 @@
 
 The chain of a node, top to bottom: the operator's hooks, what goes before the drain, cordon, drain, the work, healthy,
 uncordon, workloads back, hooks, the operator's gates. A node that a person has cordoned is drained and worked on as
-well, and stays cordoned.
+well, and stays cordoned. A control plane is out of our load balancers from before its work until it is healthy.
 
 How far a chain has come is read from the node, so that it can be cut off anywhere: our cordon means that the hooks
 before it are done; the mark "unfinished", which the uncordon leaves, means that what comes after is not.
@@ -18,8 +18,10 @@ from kops_py.model.actions import (
     DrainNode,
     FinishNode,
     MarkUnfinished,
+    PutBackIntoBalancer,
     RunHook,
     StageUpgrade,
+    TakeOutOfBalancer,
     UncordonNode,
     WaitGate,
     WaitNode,
@@ -66,14 +68,20 @@ LIMIT = FindingKind(
     "--limit leaves out control planes that are older than the target; kubelets must not be newer than API servers.",
     "Upgrade the control planes first.",
 )
-KINDS = (NOT_A_MEMBER, UNREACHABLE, NOT_READY, CORDONED, LIMIT)
+BALANCER = FindingKind(
+    "balancer-unreachable",
+    (Severity.WARNING,),
+    "A load balancer cannot be reached over ssh: it is not told which control plane is being worked on.",
+    "Bring it back; else its clients may meet an API server that is just being restarted.",
+)
+KINDS = (NOT_A_MEMBER, UNREACHABLE, NOT_READY, CORDONED, LIMIT, BALANCER)
 _API_HINT = "bring it back (on a control plane: crictl ps -a; journalctl -u kubelet), then run the same command"
 
 ROLLOUTS = frozenset({"upgrade", "patch", "reboot"})
 """Operations that cordon a node for the time they work on it; every other cordon is somebody's decision."""
 
 
-AFTER = ("healthy/", "uncordon/", "settled/", "after-", "gate-", "done/")
+AFTER = ("healthy/", "into-balancer/", "uncordon/", "settled/", "after-", "gate-", "done/")
 """How the ids of steps begin that come after the work on a node."""
 
 
@@ -127,12 +135,19 @@ class NodeWork:
     version: str
     """What the node runs afterwards."""
     operation: str
+    out_of_balancer: bool = False
+    """Whether an earlier run took it out of a load balancer and has not put it back."""
 
 
 def is_our_cordon(node: NodeFacts) -> bool:
     """Whether the node was cordoned by an upgrade or patch of ours that has not ended."""
     cordon = read_cordon(node.annotations)
     return node.unschedulable and cordon is not None and cordon.operation in ROLLOUTS
+
+
+def is_out_of_balancer(facts: Facts, name: str) -> bool:
+    """Whether a run of ours that has not ended took this control plane out of a load balancer."""
+    return any(name in host.out_of_balancer for host in facts.hosts.values())
 
 
 def is_unfinished(node: NodeFacts) -> bool:
@@ -156,7 +171,7 @@ def chain(
     """
     ours, unfinished = first and is_our_cordon(node), first and is_unfinished(node)
     fresh = bool(work.before or work.steps)
-    if not (fresh or ours or unfinished):
+    if not (fresh or ours or unfinished or work.out_of_balancer):
         return ()
     name, control_plane = work.host.name, work.host.is_control_plane
     if not (fresh or ours):
@@ -177,18 +192,20 @@ def chain(
     settled = step("settled", "wait until what was moved is available again", WaitWorkloads(name), ready_s)
     mark = step("mark", "mark it as begun: its hooks and gates cannot be seen on it", MarkUnfinished(name), api_s)
     done = step("done", "note that all of it is done", FinishNode(name), api_s)
-
+    out, into = _balancing(work, spec, tag)
     follows = (*_hooks("after", own.hooks.after, work, tag), *_gates(own.gates, work, tag))
     leaves = not persons and bool(work.steps or ours)
     marks = fresh and not leaves and bool(follows)
     return (
         *((mark,) if marks else ()),
         *(_hooks("before", own.hooks.before, work, tag) if fresh and not ours else ()),
+        *out,
         *work.before,
         *((cordon,) if work.steps and not persons else ()),
         *((drain,) if work.steps else ()),
         *work.steps,
         healthy,
+        *into,
         *((uncordon,) if leaves else ()),
         *((settled,) if leaves or (unfinished and not persons) else ()),
         *follows,
@@ -223,6 +240,31 @@ def _gates(gates: Sequence[Gate], work: NodeWork, tag: str) -> tuple[Step, ...]:
         )
         for number, gate in enumerate(gates, 1)
     )
+
+
+def _balancing(work: NodeWork, spec: ClusterSpec, tag: str) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Return the steps that take a control plane out of our load balancers and put it back, if there are any."""
+    name, names = work.host.name, [h.name for h in spec.load_balancers]
+    if not (work.host.is_control_plane and names):
+        return (), ()
+    several = len(spec.control_planes) > 1
+    out = Step(
+        f"out-of-balancer/{name}{tag}",
+        name,
+        f"take it out of the load balancer ({', '.join(names)})",
+        TakeOutOfBalancer(name),
+        spec.timeouts.api_request_s * 4,
+        ("no new connections; open ones stay until its API server ends",),
+    )
+    into = Step(
+        f"into-balancer/{name}{tag}",
+        name,
+        f"put it back into the load balancer ({', '.join(names)})",
+        PutBackIntoBalancer(name),
+        spec.timeouts.node_ready_s,
+    )
+    works = several and bool(work.before or work.steps)
+    return (out,) if works else (), (into,) if works or work.out_of_balancer else ()
 
 
 def drain_details(policy: DrainPolicy) -> tuple[str, ...]:
@@ -350,6 +392,13 @@ def state_findings(spec: ClusterSpec, facts: Facts, pending: Iterable[str], roll
         elif not facts.hosts[host.name].reachable:
             message = "is a node of the cluster but cannot be reached: it would be left behind"
             found.append(UNREACHABLE.found(message, node=host.name))
+    found += [
+        BALANCER.found(
+            "is a load balancer and cannot be reached: it is not told which control plane is worked on", node=h.name
+        )
+        for h in spec.load_balancers
+        if not facts.hosts[h.name].reachable
+    ]
     begun = {name for name, node in kube.nodes.items() if is_our_cordon(node)}
     working = set(pending) | begun
     for name, node in kube.nodes.items():

@@ -28,6 +28,7 @@ from kops_py.runbooks.rollout import (
     control_plane_order,
     is_begun,
     is_our_cordon,
+    is_out_of_balancer,
     is_unfinished,
     member_nodes,
     state_findings,
@@ -76,6 +77,7 @@ def begun_nodes(spec: ClusterSpec, facts: Facts, target: Version) -> frozenset[s
         if _is_unfinished(facts.hosts[h.name])
         or _package(facts.hosts[h.name], "kubeadm") == target
         or (h.name in nodes and is_begun(nodes[h.name]))
+        or is_out_of_balancer(facts, h.name)
     )
 
 
@@ -122,7 +124,7 @@ def _hop(world: _World, version: Version, seen: set[str]) -> list[Wave]:
     for name in (*order, *(h.name for h in spec.workers if h.name in nodes)):
         work = _work(world, spec.host(name), nodes[name], version, apply=name == apply_on)
         node, at_last, at_first = nodes[name], version == world.target, version == world.arguments.hops[0]
-        left = (at_last and is_our_cordon(node)) or (at_first and is_unfinished(node))
+        left = (at_last and (is_our_cordon(node) or work.out_of_balancer)) or (at_first and is_unfinished(node))
         if work.before or work.steps or left:
             steps = chain(work, node, rollout, spec, first=name not in seen)
             chains.update({name: steps} if steps else {})
@@ -173,7 +175,8 @@ def _work(world: _World, host: HostSpec, node: NodeFacts, version: Version, *, a
         install = InstallPackages(name, ("kubelet", "kubectl"), str(version))
         title = f"install kubelet and kubectl {version.bare}, restart the kubelet"
         steps = (Step(f"kubelet/{name}@{version}", name, title, install, timeouts.prepare_s),)
-    return NodeWork(host, tuple(before), steps, str(version), str(version), _OPERATION)
+    out = is_out_of_balancer(world.facts, name)
+    return NodeWork(host, tuple(before), steps, str(version), str(version), _OPERATION, out)
 
 
 def _kubeadm_pending(world: _World, host: HostSpec, version: Version) -> bool:

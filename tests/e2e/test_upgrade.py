@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e import workload
+from tests.e2e.balancing import Balancing
 from tests.e2e.bed import VERSION, Bed
 from tests.e2e.program import Finished
 from tests.e2e.traffic import Traffic
@@ -109,16 +110,18 @@ def test_patch_and_minor_of_a_small_cluster(bed: Bed) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("strategy", ["rolling", "all-at-once"])
 def test_patch_and_minor_of_three_control_planes(bed: Bed, strategy: str) -> None:
-    """Followers of etcd first; the first control plane of the plan runs apply, the others node."""
+    """Followers of etcd first, each out of the load balancer; the first of the plan runs apply, the others node."""
     _build(bed, BIG, control_planes=3, load_balancers=["n6"])
     identity = bed.cluster_id()
     for version in (PATCH, MINOR):
         plan = bed.program.run("upgrade", "--to", version, "--plan", "-o", "json", exit_code=20).json()
         order = [w["name"].split()[2].rstrip(",") for w in plan["waves"] if w["name"].startswith("control plane ")]
         assert order[-1] == _etcd_leader(bed), "the leader of etcd is not the last"
-        with Traffic(bed, BIG) as traffic:
+        with Traffic(bed, BIG) as traffic, Balancing(bed, "n6") as balancing:
             finished = _upgrade(bed, version, "--strategy", strategy, "--max-unavailable", "1")
-        bed.say(f"upgrade of 3+2 to {version}, {strategy}: {finished.duration_s:.1f} s; {traffic}")
+        bed.say(f"upgrade of 3+2 to {version}, {strategy}: {finished.duration_s:.1f} s; {traffic}; {balancing}")
+        balancing.assert_out_while_worked_on(bed.program.journal(), BIG[:3])
+        assert not balancing.failures, balancing.failures[:10]
         # All at once takes every worker away: the budget keeps the workload alive, one pod after the other.
         _check(bed, BIG, version, traffic)
     assert bed.cluster_id() == identity
@@ -128,10 +131,12 @@ def test_patch_and_minor_of_three_control_planes(bed: Bed, strategy: str) -> Non
 KILLED_AT = (
     r"n\d:\s+Fetch the packages",
     r"n\d: install kubeadm",
+    r"n\d:\s+n6: no new connections",
     r"n\d:\s+upgrade: ",
     r"n\d: cordon$",
     r"n\d: install kubelet and kubectl .*$",
     r"n\d: wait until the node is healthy .*$",
+    r"n\d:\s+n6: connections to n\d again",
     r"n\d: uncordon$",
     r"n[45]: kubeadm upgrade node$",
     r"n[45]: drain$",
@@ -141,7 +146,7 @@ KILLED_AT = (
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_killed_at_ten_points(bed: Bed) -> None:
+def test_killed_at_twelve_points(bed: Bed) -> None:
     """After every kill the same command goes on from there; in the end nothing is cordoned or done twice."""
     _build(bed, BIG, control_planes=3, load_balancers=["n6"])
     with Traffic(bed, BIG) as traffic:
@@ -153,6 +158,7 @@ def test_killed_at_ten_points(bed: Bed) -> None:
         _upgrade(bed, MINOR)
     bed.say(str(traffic))
     _check(bed, BIG, MINOR, traffic)
+    _check_balanced(bed)
 
 
 @pytest.mark.soak
@@ -182,9 +188,12 @@ def test_trouble_with_the_node_being_worked_on(bed: Bed, how: str, node: str) ->
         system.start()
     elif how == "cut":
         system.heal()
+    if how == "power" and node == "n2":
+        assert Balancing(bed, "n6").servers()["n2"].is_drained, "put back before it is healthy"
     bed.wait_ready(BIG)
     _upgrade(bed, MINOR)
     _check(bed, BIG, MINOR, None)
+    _check_balanced(bed)
 
 
 @pytest.mark.soak
@@ -250,6 +259,13 @@ def _check(
     if traffic is not None:
         # A handful may hit a pod in the moment it goes; a hole in the service would be hundreds.
         assert len(traffic.failures) <= max(3, traffic.asked // 200), f"{traffic}: {traffic.failures[:20]}"
+
+
+def _check_balanced(bed: Bed) -> None:
+    """Every control plane is back in the load balancer, and nothing there says that one is out."""
+    servers = Balancing(bed, "n6").servers()
+    assert all(s.takes_connections for s in servers.values()), servers
+    assert bed.node("n6").exec("ls -A /run/kops-py/out-of-balancer").stdout == ""
 
 
 def _cordons(bed: Bed) -> dict[str, bool]:
