@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -21,7 +21,7 @@ _WANTED = {
     "dict_type": "a map",
     "model_type": "a map",
 }
-_SECRET_KEYS = frozenset({"becomePassword"})
+_SECRET_KEYS = frozenset({"becomePassword", "accessKey", "secretKey", "sessionToken", "identity", "recipients"})
 
 
 def explain(error: dict[str, Any], root: Node, problems: Problems) -> None:
@@ -84,6 +84,8 @@ def _model_at(path: tuple[str | int, ...]) -> type[BaseModel] | None:
     for step in path:
         if model is None:
             return None
+        if isinstance(step, int):
+            continue
         field = next((f for f in model.model_fields.values() if f.alias == step), None)
         model = _model_of(field.annotation) if field else None
     return model
@@ -91,6 +93,7 @@ def _model_at(path: tuple[str | int, ...]) -> type[BaseModel] | None:
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    kinds = tuple(k for kind in kinds for k in (get_args(kind) if get_origin(kind) is list else (kind,)))
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
 
 

@@ -98,8 +98,9 @@ def _sections(schema: dict[str, Any], node: dict[str, Any], path: tuple[str, ...
     required = node.get("required", [])
     for name, given in node["properties"].items():
         body = _resolved(schema, given)
-        if "properties" in body:
-            below.append((name, body))
+        inner, suffix = _inner(schema, body)
+        if inner is not None:
+            below.append((f"{name}{suffix}", inner))
         text = body.get("description", "")
         examples = body.get("examples", [])
         if examples:
@@ -108,6 +109,19 @@ def _sections(schema: dict[str, Any], node: dict[str, Any], path: tuple[str, ...
     yield f"{title}\n\n{node.get('description', '')}\n\n" + "\n".join(rows) + "\n"
     for name, body in below:
         yield from _sections(schema, body, (*path, name))
+
+
+def _inner(schema: dict[str, Any], body: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """Return the model a key holds, itself, or as an item of a list (``[]``); None when it is a plain value."""
+    if "properties" in body:
+        return body, ""
+    for one in body.get("anyOf", []):
+        inner, suffix = _inner(schema, _resolved(schema, one))
+        if inner is not None:
+            return inner, suffix
+    if body.get("type") == "array" and "$ref" in body.get("items", {}):
+        return _resolved(schema, body["items"]), "[]"
+    return None, ""
 
 
 def _resolved(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
@@ -142,7 +156,7 @@ def _default(name: str, node: dict[str, Any], required: list[str]) -> str:
     if name in required:
         return "**required**"
     value = node.get("default")
-    if value is None or value in ({}, []):
+    if value is None or value in ({}, [], ""):
         return ""
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
