@@ -72,6 +72,7 @@ def encrypt(source: Iterator[bytes], write: Callable[[bytes], object], recipient
         pyrage.encrypt_io(reader, writer, [parse_recipient(text) for text in recipients])
     except Exception as error:  # noqa: BLE001  its own kinds, OSError, or what our two files raised
         raise (reader.error or writer.error or BackupError("encrypting failed", why=_words(error))) from None
+    _raise_swallowed(writer)
 
 
 def decrypt(
@@ -104,6 +105,13 @@ def decrypt(
                 hint="use the private key of one of the recipients in its manifest",
             ) from None
         raise DamagedError("it cannot be decrypted", where=where, why=_words(error)) from None
+    _raise_swallowed(writer)
+
+
+def _raise_swallowed(writer: _Writer) -> None:
+    """Raise what the last write raised: pyrage flushes a buffer when it ends, and passes over what happens then."""
+    if writer.error is not None:
+        raise writer.error
 
 
 def parse_recipient(text: str) -> Any:

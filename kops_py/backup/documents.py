@@ -8,10 +8,11 @@ documents anew (docs/adr/0010-backup-format.md).
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from kops_py.model.errors import DamagedError
@@ -99,9 +100,17 @@ def _convert(body: dict[str, Any], kind: type[T], where: str) -> T:
     except (msgspec.ValidationError, ValueError) as error:
         raise DamagedError("the document is incomplete", where=where, why=str(error)) from None
     # Written anew it must be the same: no unknown key, no time in another form, no default that was left out.
-    if _plain(document) != body:
+    if _digest(_plain(document)) != _digest(body) or any(map(_is_zoneless, _values(document))):
         raise DamagedError("the document is not in the form kops-py writes", where=where)
     return document
+
+
+def _values(document: Any) -> list[Any]:
+    return [getattr(document, item.name) for item in dataclasses.fields(document)]
+
+
+def _is_zoneless(value: Any) -> bool:
+    return isinstance(value, datetime) and value.tzinfo is None
 
 
 def _plain(document: Any) -> dict[str, Any]:
@@ -130,8 +139,6 @@ def _no_constant(text: str) -> Any:
 
 
 def _utc(now: datetime) -> datetime:
-    from datetime import UTC
-
     if now.tzinfo is None:
         raise ValueError("a time without a time zone")
     return now.astimezone(UTC)

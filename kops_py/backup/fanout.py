@@ -29,6 +29,7 @@ class _Lane:
         self._path = path
         self._queue: queue.Queue[bytes | None] = queue.Queue(_DEPTH)
         self._given_up = threading.Event()
+        self._took_all = False
         self._thread = threading.Thread(target=self._work, name=f"store {store.name}", daemon=True)
         self._thread.start()
 
@@ -64,6 +65,7 @@ class _Lane:
             if self._given_up.is_set():
                 raise _GivenUpError
             if block is None:
+                self._took_all = True
                 return
             if block:
                 yield block
@@ -71,14 +73,17 @@ class _Lane:
     def _work(self) -> None:
         try:
             self.store.put(self._path, self._blocks())
+            why = "" if self._took_all else "it ended before the stream did"
         except StoreError as error:
             self.error = self.error or error
-        except _GivenUpError:
             return
-        except Exception as error:  # noqa: BLE001  a bug in a store must not look like a stored object
-            self.error = self.error or StoreError(
-                "the store failed in a way nobody foresaw", where=self.store.where, why=repr(error)
-            )
+        except _GivenUpError:
+            why = "it was given up"
+        except BaseException as error:  # noqa: BLE001  whatever it is (a panic of the library too): nothing is stored
+            why = repr(error)
+        if why:
+            what = "the store failed in a way nobody foresaw"
+            self.error = self.error or StoreError(what, where=self.store.where, why=why)
 
 
 class FanOut:
