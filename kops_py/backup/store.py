@@ -46,7 +46,8 @@ class Store(Protocol):
     def put(self, path: str, chunks: Iterable[bytes]) -> int:
         """Create an object of any size from pieces and return its size in bytes.
 
-        When ``chunks`` raises, nothing is left behind and the exception goes on. Raises ObjectExistsError.
+        When ``chunks`` raises, nothing is left behind and the exception goes on. ``chunks`` must not use a store
+        itself (S3's library cannot do both in one thread; ``FanOut`` can copy). Raises ObjectExistsError.
         """
 
     def put_document(self, path: str, data: bytes) -> None:

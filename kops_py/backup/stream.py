@@ -30,7 +30,7 @@ _LEVEL = 3
 _WINDOW_LOG = 27
 """What ``zstd -d`` allows without being asked: 128 MiB. Level 3 uses 2 MiB."""
 
-Write = Callable[[bytes], None]
+Write = Callable[[bytes], object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import random
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -215,23 +216,28 @@ def test_the_tools_of_the_distribution_read_it(tmp_path: Path) -> None:
     assert (tmp_path / "snapshot.db").read_bytes() == data
 
 
-def test_ten_pieces_or_a_thousand_take_the_same_memory() -> None:
-    """Nothing is gathered: 64 MB through both ways grow the process by less than 16 MB."""
-    import resource
+MEMORY = """
+import pathlib, random, sys
+import pyrage
+from kops_py.backup.stream import Label, pack, unpack
+identity = pyrage.x25519.Identity.generate()
+label, out = Label("i", "c", "bundle", "h"), open(sys.argv[1], "w+b")
+source = (random.randbytes(1 << 20) for _ in range(int(sys.argv[2])))
+made = pack(source, out.write, label, recipients=[str(identity.to_public())], is_snapshot=False)
+out.seek(0)
+back = iter(lambda: out.read(1 << 20), b"")
+found = unpack(back, len, label, identities=[str(identity)], encrypted=True, most_bytes=1 << 40, where="x")
+assert found == made and made.plain_size_bytes == int(sys.argv[2]) << 20
+print(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+"""
 
-    block = random.Random(1).randbytes(1 << 20)
 
-    def source() -> Iterator[bytes]:
-        import hashlib
-
-        digest = hashlib.sha256()
-        for _ in range(64):
-            digest.update(block)
-            yield block
-        yield digest.digest()
-
-    packed(snapshot(100))
-    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    measured = pack(source(), len, LABEL, recipients=[KEY], is_snapshot=True)
-    assert measured.plain_size_bytes == (64 << 20) + 32
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 16 * 1024
+def test_memory_is_the_same_at_any_size(tmp_path: Path) -> None:
+    peaks_kib = []
+    for size_mb in (10, 100):
+        command = [sys.executable, "-c", MEMORY, str(tmp_path / "x"), str(size_mb)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        peaks_kib.append(int(done.stdout))
+    assert peaks_kib[1] < 100 * 1024
+    assert peaks_kib[1] - peaks_kib[0] < 10 * 1024, peaks_kib
