@@ -21,6 +21,8 @@ ps procps
 haproxy haproxy
 depmod kmod
 mkfs.ext4 e2fsprogs
+age age
+zstd zstd
 "
 missing=$(echo "$wanted" | while read -r tool package; do
   [ -n "$tool" ] || continue

@@ -16,7 +16,7 @@ class _Reader:
 
     def __init__(self, source: Iterator[bytes]) -> None:
         self._source = source
-        self._rest = b""
+        self._rest = memoryview(b"")
         self.error: BaseException | None = None
 
     def read(self, size: int = -1) -> bytes:
@@ -27,15 +27,13 @@ class _Reader:
                 piece = next(self._source, None)
                 if piece is None:
                     return b""
-                self._rest = piece
+                self._rest = memoryview(piece)
         except BaseException as error:
             self.error = error
             raise
-        if size < 0 or size >= len(self._rest):
-            data, self._rest = self._rest, b""
-        else:
-            data, self._rest = self._rest[:size], self._rest[size:]
-        return data
+        size = len(self._rest) if size < 0 else size
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return bytes(data)
 
 
 class _Writer:
