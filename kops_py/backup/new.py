@@ -41,6 +41,8 @@ class NewBackup:
         cancel: Cancel | None = None,
     ) -> None:
         self.failed: dict[str, StoreError] = {}
+        self.notes: list[str] = []
+        """What a person should read though it stops nothing."""
         self._catalogues = list(catalogues)
         self._spec = spec
         self._recipients = tuple(recipients)
@@ -68,7 +70,7 @@ class NewBackup:
         return tuple(self._parts)
 
     def begin(self) -> None:
-        """Write the entry that says who makes this backup, in every store."""
+        """Write the entry that says who makes this backup, in every store; clean up after killed ones before."""
         begun = Begun(
             id=self.id,
             cluster=self._catalogues[0].cluster,
@@ -82,6 +84,7 @@ class NewBackup:
 
         def write(catalogue: Catalogue) -> None:
             catalogue.store.prepare()
+            self._clean(catalogue)
             catalogue.begin(begun)
 
         self._each("begin", write)
@@ -151,6 +154,15 @@ class NewBackup:
         """Write in every store where the backup stopped, as far as the stores still answer; raises nothing."""
         for catalogue in self._catalogues:
             self._tell(catalogue, step, error)
+
+    def _clean(self, catalogue: Catalogue) -> None:
+        store = catalogue.store
+        try:
+            removed = store.clean(catalogue.cluster, older_than_s=EXPIRES_S)
+        except StoreError as error:
+            self.notes.append(f"{error}; {error.hint}")
+        else:
+            self.notes += [f"{store.where}: removed {path}, which a killed upload left" for path in removed]
 
     def _each(self, step: str, work: Callable[[Catalogue], None]) -> None:
         failed: dict[str, StoreError] = {}

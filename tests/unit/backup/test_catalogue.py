@@ -426,3 +426,23 @@ def test_unreadable_documents_of_a_failure_do_not_hide_the_rest(
     store.content[catalogue.path(two.id, layout.FAILED)] = seal(failure)[:-5]
     states = {e.id: e.state for e in catalogue.entries()}
     assert states == {one.id: State.GOOD, two.id: State.DAMAGED}
+
+
+def test_a_backup_cleans_up_after_killed_ones_and_goes_on_when_it_cannot(
+    catalogue: Catalogue, store: MemoryStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def clean(prefix: str, *, older_than_s: float) -> tuple[str, ...]:
+        asked.append((prefix, older_than_s))
+        if len(asked) > 1:
+            raise StoreError("cleaning up failed", where="memory", hint="a lifecycle rule does the same")
+        return ("prod/x/.part.partial",)
+
+    monkeypatch.setattr(store, "clean", clean)
+    for words in ("memory (memory): removed prod/x/.part.partial, which", "memory: cleaning up failed; a lifecycle"):
+        new = new_backup(catalogue, clock)
+        new.begin()
+        assert [note[: len(words)] for note in new.notes] == [words]
+        assert not new.failed
+    assert asked == [("prod", EXPIRES_S)] * 2
