@@ -21,7 +21,7 @@ _WANTED = {
     "dict_type": "a map",
     "model_type": "a map",
 }
-_SECRET_KEYS = frozenset({"becomePassword"})
+_SECRET_KEYS = frozenset({"becomePassword", "accessKey", "secretKey", "sessionToken", "identity", "recipients"})
 
 
 def explain(error: dict[str, Any], root: Node, problems: Problems) -> None:
@@ -98,6 +98,7 @@ def _model_of(annotation: Any) -> type[BaseModel] | None:
     if get_origin(annotation) is list:
         annotation = get_args(annotation)[0]
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    kinds = tuple(k for kind in kinds for k in (get_args(kind) if get_origin(kind) is list else (kind,)))
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
 
 
