@@ -26,6 +26,8 @@ update-ca-certificates ca-certificates
 mkfs.ext4 e2fsprogs
 age age
 zstd zstd
+etcd etcd-server
+etcdctl etcd-client
 "
 # dpkg and most of these live in sbin, which the PATH of su, cron and users leaves out
 PATH="$PATH:/usr/sbin:/sbin"

@@ -8,8 +8,14 @@ from typing import Any, Protocol
 
 from kops_py.actions.join_secrets import JoinSecrets
 from kops_py.connect.base import Ansible, Cancel, Fleet, KubeApi
+from kops_py.engine.run import StepContext
 from kops_py.model.facts import HostFacts
 from kops_py.model.spec import ClusterSpec
+
+
+def _no_backup(ctx: StepContext, max_age_s: float) -> None:
+    """Refuse: only operations whose plan begins with a backup bring what makes one."""
+    raise TypeError(f"{ctx.step.id} (of at most {max_age_s:.0f} s) is not carried out here")
 
 
 class HasApi(Protocol):
@@ -46,3 +52,5 @@ class Deps:
     kubeadm_ignores: tuple[str, ...] = ()
     """kubeadm's own names of the checks whose findings the operator accepted."""
     join_secrets: JoinSecrets = field(default_factory=JoinSecrets)
+    back_up: Callable[[StepContext, float], None] = _no_backup
+    """Takes a proven backup of etcd unless there is one younger than so many seconds."""

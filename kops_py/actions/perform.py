@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from kops_py.actions import (
     api_server,
     balancer,
+    etcd,
     gates,
     health,
     hooks,
@@ -25,9 +26,12 @@ from kops_py.actions.join_secrets import revoke
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import (
     ApplyNetwork,
+    BackUpFirst,
     ConfigureBridge,
     ConfigureLoadBalancer,
     CordonNode,
+    DefragmentMember,
+    DisarmAlarms,
     DrainNode,
     FinishNode,
     InitControlPlane,
@@ -54,6 +58,7 @@ from kops_py.model.actions import (
 )
 from kops_py.model.errors import CancelledError, KopsError, KubeError
 from kops_py.observe.cluster import observe_join_secrets
+from kops_py.observe.etcd import etcd_targets
 
 _IN_CHAIN = (
     DrainNode,
@@ -89,6 +94,9 @@ class ClusterPerformer:
                     return None if self._left_secrets() else "none is left"
                 case RebootNode() as action:
                     return reboot.why_no_reboot(self._deps, action)
+                case DisarmAlarms():
+                    left = etcd.alarms_left(self._deps.fleet, etcd_targets(self._deps.spec), ctx)
+                    return None if left else "no alarm is raised"
                 case _:
                     return None
 
@@ -159,6 +167,12 @@ class ClusterPerformer:
                 hooks.wait_gate(deps, action, ctx)
             case WatchCanary() as action:
                 hooks.watch_canary(deps, action, ctx)
+            case BackUpFirst(max_age_s=max_age_s):
+                deps.back_up(ctx, max_age_s)
+            case DefragmentMember() as action:
+                etcd.defragment(deps.fleet, etcd_targets(deps.spec), action, ctx)
+            case DisarmAlarms():
+                etcd.disarm_alarms(deps.fleet, etcd_targets(deps.spec), ctx)
             case PrepareHost() | ConfigureLoadBalancer() | StageUpgrade():
                 error = self.apply_together([ctx])[ctx.step.id]
                 if error is not None:
@@ -184,6 +198,8 @@ class ClusterPerformer:
             case UpgradeWithKubeadm(control_plane=True, node=node):
                 static_pods.wait_static_pods(self._deps, node, ctx)
                 gates.wait_addons(self._deps, ctx)
+            case DefragmentMember() as action:
+                etcd.verify_defragmented(self._deps.fleet, etcd_targets(self._deps.spec), action, ctx)
             case RestartApiServer(node=node):
                 api_server.verify_restarted(self._deps, node, ctx)
             case RevokeJoinSecrets():

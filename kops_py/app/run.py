@@ -56,6 +56,8 @@ class RunPlace:
 
     run_id: str
     folder: Path
+    exclusive: bool = True
+    """Whether nobody else may work on the cluster meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +74,22 @@ Decide = Callable[[Session], Decided]
 """Observes, checks and plans; raises KopsError."""
 
 
-def run_operation(settings: Settings, emit: Emit, confirm: Confirm, name: str, decide: Decide) -> RunResult:
+def run_operation(
+    settings: Settings, emit: Emit, confirm: Confirm, name: str, decide: Decide, *, exclusive: bool = True
+) -> RunResult:
     """Plan an operation and, unless only the plan is wanted, carry it out; raises KopsError before it starts.
 
-    The reports that ``settings`` ask for are written at the end, however it ends.
+    ``exclusive`` False is for what changes nothing in the cluster (backups): it takes no Lease there, and a lock of
+    its own here, so that it runs beside an upgrade, but not twice at once. The reports that ``settings`` ask for are
+    written at the end, however it ends.
     """
     with reporting(settings, emit, name) as told:
-        return _run_operation(settings, told, confirm, name, decide)
+        return _run_operation(settings, told, confirm, name, decide, exclusive)
 
 
-def _run_operation(settings: Settings, emit: Emit, confirm: Confirm, name: str, decide: Decide) -> RunResult:
+def _run_operation(
+    settings: Settings, emit: Emit, confirm: Confirm, name: str, decide: Decide, exclusive: bool
+) -> RunResult:
     spec = load_spec(settings)
     if settings.plan_only:
         with session(settings, spec, emit) as opened:
@@ -89,7 +97,7 @@ def _run_operation(settings: Settings, emit: Emit, confirm: Confirm, name: str, 
     from kops_py.engine.lock import FileLock, RunMark
 
     run_id = _new_run_id(name)
-    lock = FileLock(settings.run_dir / "locks", spec.name)
+    lock = FileLock(settings.run_dir / "locks", spec.name if exclusive else f"{spec.name}.etcd-backup")
     lock.acquire(run_id=run_id, command=settings.command)
     mark = None
     try:
@@ -107,7 +115,7 @@ def _run_operation(settings: Settings, emit: Emit, confirm: Confirm, name: str, 
                     command=resume_command(settings.command),
                 )
             )
-            return _run_and_tell(opened, decide, RunPlace(run_id, folder), confirm)
+            return _run_and_tell(opened, decide, RunPlace(run_id, folder, exclusive), confirm)
     finally:
         if mark is not None:
             mark.release()
@@ -214,13 +222,16 @@ def _execute(opened: Session, place: RunPlace, decided: Decided) -> RunResult:
     )
     lease = _LeaseKeeper(opened, place.run_id)
     try:
-        lease.take_if_possible()
+        if place.exclusive:
+            lease.take_if_possible()
         if lease.is_held:
             emit_versions(opened.kube, SeenWhen.BEFORE, opened.emit)
         engine = Engine(decided.performer(place), journal, opened.emit, opened.cancel)
 
         def replan() -> Plan:
             new, facts = decided.replan()
+            if not place.exclusive:
+                return new
             opened.emit(versions_seen(SeenWhen.AFTER, facts))
             _raise_for_lost_hosts(plan, facts)
             lease.take_if_possible()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from kops_py.app.canaries import settle_canaries, with_passed
 from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
+from kops_py.app.upgrade_backup import make_back_up, with_backup
 from kops_py.app.upgrade_facts import require_api, with_etcd
 from kops_py.model.errors import ConfigError
 from kops_py.model.event import Note
@@ -84,7 +85,8 @@ def _decide(opened: Session, target: Version, via: Mapping[int, Version], given:
     settled = settle_canaries(opened, arguments.rollout, upgrade(spec, facts, arguments).plan)
     arguments = dataclasses.replace(arguments, rollout=settled)
     decision = upgrade(spec, facts, arguments)
-    found = (*decision.findings, *_findings(opened, facts, current, arguments, decision.plan))
+    plan, about_backup = with_backup(opened, decision.plan)
+    found = (*decision.findings, *_findings(opened, facts, current, arguments, decision.plan), *about_backup)
     short = frozenset(unavailable_workloads(opened.kube.api()))
 
     def replan() -> tuple[Plan, Facts]:
@@ -95,9 +97,11 @@ def _decide(opened: Session, target: Version, via: Mapping[int, Version], given:
     def performer(place: RunPlace) -> ClusterPerformer:
         from kops_py.app.bootstrap import make_deps
 
-        return ClusterPerformer(make_deps(opened, place, facts, short_before=short))
+        deps = make_deps(opened, place, facts, short_before=short)
+        deps.back_up = make_back_up(opened)
+        return ClusterPerformer(deps)
 
-    return Decided(decision.plan, mark_ignored(found, opened.ignored), replan, performer)
+    return Decided(plan, mark_ignored(found, opened.ignored), replan, performer)
 
 
 def _findings(

@@ -27,6 +27,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "upgrade": ("kops_py.cli.upgrade:upgrade", "Upgrade Kubernetes, node by node."),
     "patch": ("kops_py.cli.nodes:patch", "Install updates of the operating system, node by node."),
     "node": ("kops_py.cli.nodes:node", "Cordon, drain, uncordon or restart single nodes."),
+    "etcd": ("kops_py.cli.etcd:etcd", "Look after etcd: members, proven backups, schedule."),
     "status": ("kops_py.cli.status:status", "Show nodes, versions, etcd, certificates and cordons."),
     "runs": ("kops_py.cli.runs:runs", "Look at earlier runs, or make reports of them."),
     "kubeconfig": ("kops_py.cli.kubeconfig:kubeconfig", "Fetch the cluster's kubeconfig."),

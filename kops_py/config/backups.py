@@ -54,6 +54,7 @@ class _Converter:
             retention=retention,
             verify=Verify(self._given.verify),
             store_timeout_s=float(self._given.store_timeout_seconds),
+            webhook=self._webhook(),
         )
 
     def _add(self, path: Path_, what: str, *, why: str = "", hint: str = "") -> None:
@@ -157,6 +158,16 @@ class _Converter:
             return []
         lines = [line.strip() for line in text.splitlines()]
         return [line for line in lines if line and not line.startswith("#")]
+
+    def _webhook(self) -> str | SecretRef | None:
+        text, path = self._given.webhook, ("backup", "webhook")
+        if text is None or not text.startswith(("https://", "http://")):
+            return self._secret(text, path)
+        try:
+            names.check_url(text)
+        except ValueError as error:
+            self._add(path, "webhook is no URL", why=str(error))
+        return text
 
     def _path(self, text: str, path: Path_) -> Path:
         try:

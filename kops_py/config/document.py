@@ -523,6 +523,12 @@ class Backup(_Model):
     store_timeout_seconds: Seconds = Field(
         60, description="A store that takes or gives nothing for so long has failed.", examples=[60]
     )
+    webhook: Text | None = Field(
+        None,
+        description="URL that gets a JSON message (POST) when a backup fails, or kops-py etcd check finds none that is "
+        "young enough. Where the URL is itself a secret, a reference to it: env:NAME, file:PATH or cmd:COMMAND.",
+        examples=["https://hooks.example.com/backup"],
+    )
 
 
 class ClusterDocument(_Model):

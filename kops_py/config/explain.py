@@ -21,7 +21,9 @@ _WANTED = {
     "dict_type": "a map",
     "model_type": "a map",
 }
-_SECRET_KEYS = frozenset({"becomePassword", "accessKey", "secretKey", "sessionToken", "identity", "recipients"})
+_SECRET_KEYS = frozenset(
+    {"becomePassword", "accessKey", "secretKey", "sessionToken", "identity", "recipients", "webhook"}
+)
 
 
 def explain(error: dict[str, Any], root: Node, problems: Problems) -> None:

@@ -251,3 +251,72 @@ class RebootNode(Action):
     node: str
     boot_id: str
     only_if_needed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DefragmentMember(Action):
+    """Defragment one member of etcd, all of them healthy before and after; ``member_id`` is hexadecimal."""
+
+    member: str
+    member_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DisarmAlarms(Action):
+    """Take back etcd's alarm NOSPACE when every database is below its quota again."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakeBackup(Action):
+    """Store a snapshot of etcd from a member, and the files of ``bundles`` (hosts), in the stores of these names."""
+
+    member: str
+    bundles: tuple[str, ...]
+    stores: tuple[str, ...]
+    encrypted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProveBackup(Action):
+    """Prove the backup just taken: by ``verify`` (checksum or restore), a restore on ``here`` or ``member``."""
+
+    verify: str
+    verify_on: str = "here"
+
+
+@dataclass(frozen=True, slots=True)
+class PruneBackups(Action):
+    """Remove the backups that the retention lets go."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackUpFirst(Action):
+    """Take a backup of etcd and prove it, unless there is a good one younger than ``max_age_s`` seconds."""
+
+    max_age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteBackup(Action):
+    """Delete one backup from one store, unless something keeps it by then."""
+
+    store: str
+    id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstallSchedule(Action):
+    """Write the units of a timer and start it; ``host`` is empty for this machine, ``digest`` is that of both files."""
+
+    host: str
+    unit: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSchedule(Action):
+    """Stop a timer and remove its units."""
+
+    host: str
+    unit: str

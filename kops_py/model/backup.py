@@ -94,3 +94,5 @@ class BackupSpec:
     retention: RetentionPolicy = RetentionPolicy()
     verify: Verify = Verify.RESTORE
     store_timeout_s: float = 60.0
+    webhook: str | SecretRef | None = None
+    """URL that is told when a backup fails or is too old; where it holds a secret, a reference to it."""

@@ -55,6 +55,17 @@ class EtcdMember:
     """How far of etcd's raft log is in its data."""
     revision: int = 0
     problem: str = ""
+    alarms: tuple[str, ...] = ()
+    quota_bytes: int = 0
+    """Size at which it takes no more writes; 0 when it was not asked."""
+    host: str = ""
+    """Inventory name of the host it runs on; empty when no host of the inventory is it."""
+    peer_urls: tuple[str, ...] = ()
+
+    @property
+    def is_available(self) -> bool:
+        """Whether it counts for the quorum: healthy, or ill only of NOSPACE, with which it still commits."""
+        return not self.is_learner and (self.healthy or ("NOSPACE" in self.alarms and bool(self.version)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kops_py.model.etcd import LOCAL_ENDPOINT, EtcdCredentials
 from kops_py.model.status import EtcdMember
 
 PKI = "/etc/kubernetes/pki/etcd"
-LOCAL_ENDPOINT = "https://127.0.0.1:2379"
 _ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
 """AlarmType of etcd's rpc.proto."""
 
@@ -72,17 +72,26 @@ def in_container(container_id: str, argv: Iterable[str]) -> tuple[str, ...]:
     return ("crictl", "exec", container_id, *argv)
 
 
-def etcdctl_argv(*command: str, endpoint: str = LOCAL_ENDPOINT, timeout_s: int = 5, pki: str = PKI) -> tuple[str, ...]:
-    """Return an etcdctl command with JSON output and the health-check client certificate.
+def etcdctl_argv(
+    *command: str,
+    endpoint: str = LOCAL_ENDPOINT,
+    timeout_s: int = 5,
+    pki: str = PKI,
+    credentials: EtcdCredentials | None = None,
+) -> tuple[str, ...]:
+    """Return an etcdctl command with JSON output and a client certificate (by default the health check's in ``pki``).
 
     The flags are the same in 3.4 to 3.6, and the v3 API is their default.
     """
+    own = credentials or EtcdCredentials(
+        f"{pki}/ca.crt", f"{pki}/healthcheck-client.crt", f"{pki}/healthcheck-client.key"
+    )
     return (
         "etcdctl",
         f"--endpoints={endpoint}",
-        f"--cacert={pki}/ca.crt",
-        f"--cert={pki}/healthcheck-client.crt",
-        f"--key={pki}/healthcheck-client.key",
+        f"--cacert={own.ca}",
+        f"--cert={own.cert}",
+        f"--key={own.key}",
         f"--command-timeout={timeout_s}s",
         "--write-out=json",
         *command,
@@ -170,6 +179,25 @@ def parse_alarms(output: str) -> dict[int, tuple[str, ...]]:
     return found
 
 
+def parse_cluster_id(output: str) -> str:
+    """Return the cluster id in the header of any answer, hexadecimal; raises ValueError."""
+    answer = _load(output, dict)
+    header = answer.get("header") or {}
+    return f"{int(header.get('cluster_id') or 0):x}"
+
+
+def parse_quota(metrics: str) -> int:
+    """Return etcd_server_quota_backend_bytes of a /metrics answer; 0 when it is not in it."""
+    for line in metrics.splitlines():
+        name, _, value = line.partition(" ")
+        if name == "etcd_server_quota_backend_bytes":
+            try:
+                return int(float(value))
+            except ValueError:
+                return 0
+    return 0
+
+
 def merge_members(
     members: Iterable[EtcdMemberEntry],
     statuses: Iterable[EtcdEndpointStatus],
@@ -200,6 +228,7 @@ def merge_members(
                 applied_index=status.applied_index if status else 0,
                 revision=status.revision if status else 0,
                 problem=problem,
+                peer_urls=member.peer_urls,
             )
         )
     return tuple(sorted(found, key=lambda m: m.name))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import watch, workload
+from tests.e2e import backups, watch, workload
 from tests.e2e.bed import Bed
 from tests.e2e.program import Program
 
@@ -67,6 +67,7 @@ def test_single_node(bed: Bed) -> None:
     places = [("stdout", built.stdout), ("stderr", built.stderr), *watch.host_places(node)]
     watching.assert_clean([*places, *watch.files_below(bed.folder / ".kops-py")])
     assert stat.S_IMODE((bed.folder / ".kops-py").stat().st_mode) == 0o700
+    backups.check_backups(bed, "alone")
 
 
 def _check_kubeconfig(bed: Bed) -> None:

@@ -78,14 +78,14 @@ def running_sshd(folder: Path, *, extra: str = "") -> Iterator[Sshd]:
     process = subprocess.Popen([SSHD, "-D", "-f", folder / "sshd_config", "-E", folder / "log"])
     server = Sshd(folder, port, key, process)
     try:
-        _wait_for_banner(server)
+        wait_for_banner(server)
         yield server
     finally:
         process.terminate()
         process.wait(10)
 
 
-def _wait_for_banner(server: Sshd) -> None:
+def wait_for_banner(server: Sshd) -> None:
     until = time.monotonic() + 10
     while True:
         try:

@@ -1,4 +1,4 @@
-"""docs/upgrade-findings.md lists every finding of upgrades and drains as the code has them."""
+"""docs/upgrade-findings.md and docs/etcd-backup.md list every finding of theirs as the code has them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pytest
 
 from kops_py.model.finding import FindingKind, Severity
 from kops_py.runbooks.preflight import CHECKS, OTHER_IDS, check_ignores
-from kops_py.runbooks.upgrade_findings import DRAIN_KINDS, IDS, UPGRADE_KINDS
+from kops_py.runbooks.upgrade_findings import DRAIN_KINDS, ETCD_KINDS, IDS, UPGRADE_KINDS
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "upgrade-findings.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+PAGES = {"upgrade": "upgrade-findings.md", "drain": "upgrade-findings.md", "etcd": "etcd-backup.md"}
 
 
 def table(kinds: tuple[FindingKind, ...]) -> str:
@@ -22,20 +23,21 @@ def table(kinds: tuple[FindingKind, ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("upgrade", UPGRADE_KINDS), ("drain", DRAIN_KINDS)])
+@pytest.mark.parametrize(("name", "kinds"), [("upgrade", UPGRADE_KINDS), ("drain", DRAIN_KINDS), ("etcd", ETCD_KINDS)])
 def test_page_lists_every_finding(name: str, kinds: tuple[FindingKind, ...]) -> None:
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-    text = PAGE.read_text()
+    page = DOCS / PAGES[name]
+    text = page.read_text()
     head, _, rest = text.partition(begin)
     found, _, tail = rest.partition(end)
     if os.environ.get("KOPS_UPDATE_DOCS"):
-        PAGE.write_text(head + begin + table(kinds) + end + tail)
+        page.write_text(head + begin + table(kinds) + end + tail)
         found = table(kinds)
     assert found == table(kinds), "run: KOPS_UPDATE_DOCS=1 pytest tests/unit/runbooks/test_upgrade_docs.py"
 
 
 def test_names_are_unique_and_may_be_ignored() -> None:
-    assert len(IDS) == len(UPGRADE_KINDS) + len(DRAIN_KINDS)
+    assert len(IDS) == len(UPGRADE_KINDS) + len(DRAIN_KINDS) + len(ETCD_KINDS)
     assert not IDS & ({check.id for check in CHECKS} | OTHER_IDS)
     check_ignores(sorted(IDS), {"n1"})
 

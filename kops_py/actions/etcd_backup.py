@@ -1,0 +1,364 @@
+"""Takes a backup of etcd and proves it: the member's stream and the hosts' files into the stores, and back.
+
+The stores' side (compression, encryption, catalogue, retention) is ``backup/``; here it meets the hosts.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, BinaryIO, cast
+
+from kops_py.actions.etcd_proof import (
+    fetched_binaries,
+    local_binaries,
+    prove_here,
+    prove_on,
+)
+from kops_py.backup.bundle import ROOTS, Repacked, repack
+from kops_py.backup.catalogue import Catalogue
+from kops_py.backup.manifest import Maker, Manifest, PartKind, Proof, ProofKind, Restored, Sample, Source
+from kops_py.backup.new import NewBackup
+from kops_py.backup.pipe import Pipe, pumped
+from kops_py.backup.proving import check_restored, check_stored, proof_of, prove_checksum, read_part
+from kops_py.connect.base import Cancel, Fleet, Host
+from kops_py.model.backup import BackupSpec, Verify
+from kops_py.model.errors import BackupError, CommandFailedError, DamagedError, EtcdError, HostError, KopsError
+from kops_py.model.etcd import EtcdAccess, EtcdFacts, KeySample, SnapshotContents
+from kops_py.model.status import EtcdMember
+from kops_py.observe.etcd import access_for, ask
+from kops_py.tools.etcd_bundle import API_SERVER_MANIFEST, api_server_files, bundle_argv
+from kops_py.tools.etcd_proof import NAMESPACE, first_json, parse_samples
+from kops_py.tools.etcd_snapshot import EMPTY_REQUEST, SnapshotStream, refusal, snapshot_argv
+
+_TELL_S = 5.0
+_BUNDLE_S = 120.0
+
+
+@dataclass(slots=True)
+class Work:
+    """Everything a backup needs, put together once for a run; ``tell`` says what is being done."""
+
+    cluster: str
+    fleet: Fleet
+    spec: BackupSpec
+    catalogues: Sequence[Catalogue]
+    recipients: Sequence[str]
+    identities: Sequence[str]
+    me: Maker
+    clock: Callable[[], datetime]
+    scratch: Path
+    """Folder (0700) for scratch etcds and programs of etcd."""
+    cancel: Cancel
+    tell: Callable[[str], None] = lambda _: None
+
+
+@dataclass(slots=True)
+class Taken:
+    """A backup that is stored and not yet proven."""
+
+    manifest: Manifest
+    live: tuple[KeySample, ...]
+    """Samples as the member had them just before."""
+    plain: IO[bytes] | None = None
+    """The snapshot's plain bytes in a file without a name; only where what is stored cannot be read here."""
+    stores: tuple[str, ...] = ()
+    failed: Mapping[str, KopsError] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Give the space of the plain bytes back."""
+        if self.plain is not None:
+            self.plain.close()
+            self.plain = None
+
+
+def take(
+    work: Work,
+    facts: EtcdFacts,
+    member: EtcdMember,
+    bundles: Sequence[str],
+    *,
+    keep_plain: bool,
+    timeout_s: float,
+) -> Taken:
+    """Store a backup; ``keep_plain`` keeps the plain snapshot for a proof. Raises KopsError, with the entry failed."""
+    access = access_for(facts, member)
+    if access is None:
+        raise EtcdError("no host reaches this member", where=member.name, hint="kops-py etcd status says why")
+    new = NewBackup(
+        work.catalogues, work.spec, recipients=work.recipients, me=work.me, clock=work.clock, cancel=work.cancel
+    )
+    step = "begin"
+    plain = _unnamed_file(work.scratch) if keep_plain else None
+    try:
+        new.begin()
+        work.tell(f"backup {new.id}: snapshot from {member.name}")
+        step = f"snapshot from {member.name}"
+        host = work.fleet.host(access.host)
+        live = _live_samples(host, access, work.cancel)
+        with _pumped(
+            lambda write: _snapshot(host, access, write, timeout_s, work), work, f"snapshot of {member.name}"
+        ) as pipe:
+            new.add(PartKind.SNAPSHOT, _part_host(member.name), pipe, tee=plain.write if plain else None)
+        version = ""
+        for name in bundles:
+            work.tell(f"reading the files of {name}")
+            step = f"files of {name}"
+            found, files = _api_server(work.fleet.host(name), work.cancel)
+            version = version or found
+            with _pumped(_bundle(work, name, files), work, f"files of {name}") as pipe:
+                seen = Repacked(_part_host(name))
+                new.add(PartKind.BUNDLE, _part_host(name), repack(pipe, seen))
+            if found:
+                missing = seen.missing(stacked_etcd=name == member.host)
+                for path, what in missing.items():
+                    work.tell(f"{name} has no {path} ({what}): what is not on the host is not in its bundle")
+        step = "manifest"
+        manifest = new.finish(
+            Source(
+                cluster_id=facts.cluster_id,
+                member=member.name,
+                member_id=f"{member.member_id:x}",
+                revision=facts.revision,
+                etcd_version=member.version,
+                kubernetes_version=version,
+            )
+        )
+    except BaseException as error:
+        if plain is not None:
+            plain.close()
+        failure = error if isinstance(error, KopsError) else BackupError("it was ended", why=type(error).__name__)
+        new.fail(step, failure)
+        raise
+    return Taken(manifest, live, plain, new.stores, dict(new.failed))
+
+
+def prove_taken(work: Work, taken: Taken, verify: Verify, on: Host | None, hosts: Sequence[Host]) -> None:
+    """Prove a backup just taken in every store that has it; raises KopsError when it is not proven in all of them."""
+    own = [c for c in work.catalogues if c.store.name in taken.stores]
+    if verify is Verify.CHECKSUM:
+        for catalogue in own:
+            prove_checksum(catalogue, taken.manifest, me=work.me, clock=work.clock, cancel=work.cancel)
+        return
+    prove_restore(work, own, taken.manifest, on=on, hosts=hosts, plain=taken.plain, live=taken.live)
+
+
+def prove_restore(
+    work: Work,
+    catalogues: Sequence[Catalogue],
+    manifest: Manifest,
+    *,
+    on: Host | None,
+    hosts: Sequence[Host],
+    plain: IO[bytes] | None = None,
+    live: Sequence[KeySample] = (),
+) -> SnapshotContents:
+    """Restore a backup into a scratch etcd and record what came of it in every one of these stores.
+
+    ``on`` is the host to do it on (None: here), ``hosts`` are those whose programs may be fetched. Without ``plain``
+    what is restored is what the first store gives back. In every store all stored bytes are read and compared.
+    What proves it wrong is recorded as well. Raises DamagedError then, BackupError when it could not be proven.
+    """
+    try:
+        contents = _restore(work, catalogues[0], manifest, on, hosts, plain)
+        restored = _restored(manifest, contents)
+        check_restored(manifest, restored)
+        _compare_samples(manifest, contents, live)
+    except DamagedError as error:
+        for catalogue in catalogues:
+            catalogue.add_proof(_refutation(work, manifest, error))
+        raise
+    failed: list[KopsError] = []
+    for catalogue in catalogues:
+        work.tell(f"reading back what {catalogue.store.name} stored")
+        try:
+            stored = check_stored(catalogue, manifest, cancel=work.cancel)
+            catalogue.add_proof(
+                proof_of(manifest, ProofKind.RESTORE, stored, me=work.me, at=work.clock(), restored=restored)
+            )
+        except DamagedError as error:
+            catalogue.add_proof(_refutation(work, manifest, error))
+            failed.append(error)
+        except BackupError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+    return contents
+
+
+def _restore(
+    work: Work,
+    catalogue: Catalogue,
+    manifest: Manifest,
+    on: Host | None,
+    hosts: Sequence[Host],
+    plain: IO[bytes] | None,
+) -> SnapshotContents:
+    size, version = manifest.snapshot.plain_size_bytes, manifest.source.etcd_version
+    binaries = None
+    if on is None:
+        binaries = local_binaries(version)
+        if binaries is None:
+            work.tell(f"fetching the programs of etcd {version} from a member")
+            binaries = fetched_binaries(tuple(hosts), version, work.scratch / "etcd", cancel=work.cancel)
+
+    def prove(source: BinaryIO) -> SnapshotContents:
+        work.tell(f"restoring {size / 2**20:.1f} MiB into a scratch etcd {f'on {on.name}' if on else 'here'}")
+        if binaries is not None:
+            return prove_here(source, binaries, work.scratch / "proof", size_bytes=size, cancel=work.cancel)
+        assert on is not None  # noqa: S101 - one of the two
+        return prove_on(on, source, size_bytes=size, cancel=work.cancel)
+
+    if plain is not None:
+        plain.seek(0)
+        return prove(cast("BinaryIO", plain))
+
+    def read(write: Callable[[bytes], None]) -> None:
+        read_part(catalogue, manifest, manifest.snapshot, write, identities=work.identities, cancel=work.cancel)
+
+    # What was read is whole and right only once reading it has ended well: that error comes before the proof's.
+    with _pumped(read, work, f"snapshot in {catalogue.store.name}") as pipe:
+        return prove(cast("BinaryIO", _Reader(pipe)))
+
+
+class _Reader:
+    """A readable file over a pipe; what filling it raises is raised here."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pieces: Iterator[bytes] = iter(pipe)
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next piece, whatever ``size`` says; empty at the end."""
+        del size
+        return next(self._pieces, b"")
+
+
+@contextmanager
+def _pumped(produce: Callable[[Callable[[bytes], None]], None], work: Work, what: str) -> Iterator[Pipe]:
+    """Give a pipe that ``produce`` fills in a thread; nobody waits for the other when one of them fails."""
+    pipe = Pipe(what, timeout_s=work.spec.store_timeout_s, cancel=work.cancel)
+    thread = pumped(produce, pipe)
+    try:
+        yield pipe
+    finally:
+        pipe.abandon()
+        thread.join(work.spec.store_timeout_s)
+
+
+def _snapshot(host: Host, access: EtcdAccess, write: Callable[[bytes], None], timeout_s: float, work: Work) -> None:
+    """Stream a member's snapshot; raises EtcdError when the member refuses, HostError, DamagedError."""
+    told = time.monotonic()
+
+    def take(data: bytes) -> None:
+        nonlocal told
+        stream.feed(data)
+        if time.monotonic() - told > _TELL_S:
+            told = time.monotonic()
+            work.tell(f"{stream.size_bytes / 2**20:.0f} of {stream.total_bytes / 2**20:.0f} MiB")
+
+    stream = SnapshotStream(write)
+    argv = snapshot_argv(access.endpoint, access.credentials, timeout_s=timeout_s)
+    try:
+        answer = host.run(
+            argv,
+            sudo=True,
+            stdin=EMPTY_REQUEST,
+            timeout_s=timeout_s + 30,
+            check=False,
+            cancel=work.cancel,
+            stdout_to=take,
+        )
+        refused = refusal(answer.err)
+        if refused or not answer.ok:
+            raise EtcdError(
+                "the member sends no snapshot",
+                where=host.name,
+                why=refused or answer.err.strip()[-400:],
+                hint="curl with HTTP/2 is needed there" if answer.exit_status in (1, 2, 4, 127) else "",
+            )
+        stream.finish()
+    except ValueError as error:
+        raise DamagedError("the snapshot did not arrive whole", where=host.name, why=str(error)) from error
+
+
+def _bundle(work: Work, name: str, files: Sequence[str]) -> Callable[[Callable[[bytes], None]], None]:
+    def produce(write: Callable[[bytes], None]) -> None:
+        argv = bundle_argv((*ROOTS, *files))
+        work.fleet.host(name).run(argv, sudo=True, timeout_s=_BUNDLE_S, cancel=work.cancel, stdout_to=write)
+
+    return produce
+
+
+def _api_server(host: Host, cancel: Cancel) -> tuple[str, tuple[str, ...]]:
+    """Return the version of a control plane's API server and the files its flags name; nothing without one."""
+    import yaml
+
+    cancel.check()
+    try:
+        manifest: Any = yaml.safe_load(host.read_file(API_SERVER_MANIFEST))
+    except CommandFailedError:
+        return "", ()
+    except yaml.YAMLError:
+        return "", ()
+    if not isinstance(manifest, dict):
+        return "", ()
+    containers = (manifest.get("spec") or {}).get("containers") or [{}]
+    image = str(containers[0].get("image") or "").partition("@")[0]
+    return image.rpartition(":")[2] if ":" in image else "", api_server_files(manifest)
+
+
+def _live_samples(host: Host, access: EtcdAccess, cancel: Cancel) -> tuple[KeySample, ...]:
+    """Return what the member itself says of a key that tells clusters apart; nothing when it cannot be asked."""
+    try:
+        return parse_samples(first_json(ask(host, access, "get", NAMESPACE, cancel=cancel)))
+    except (HostError, ValueError):
+        return ()
+
+
+def _restored(manifest: Manifest, contents: SnapshotContents) -> Restored:
+    """Return the proof's record. The member it came from is in its own list; a snapshot holds no id of its cluster."""
+    ids, wanted = contents.member_ids, manifest.source.member_id
+    return Restored(
+        revision=contents.revision,
+        key_count=contents.live_keys,
+        cluster_id="",
+        member_id=wanted if wanted in ids else (ids[0] if ids else ""),
+        etcd_version=contents.etcd_version,
+        samples=tuple(
+            Sample(key=s.key, mod_revision=s.mod_revision, value_sha256=s.value_sha256) for s in contents.samples
+        ),
+    )
+
+
+def _compare_samples(manifest: Manifest, contents: SnapshotContents, live: Sequence[KeySample]) -> None:
+    """Raise DamagedError when a key the member had before is not in the snapshot as it was, or changed since."""
+    found = {s.key: s for s in contents.samples}
+    for sample in live:
+        other = found.get(sample.key)
+        if other is None or (other != sample and other.mod_revision <= sample.mod_revision):
+            raise DamagedError(
+                "the restored snapshot is not of this cluster",
+                where=manifest.id,
+                why=f"{sample.key} is not as the member had it",
+            )
+
+
+def _refutation(work: Work, manifest: Manifest, error: DamagedError) -> Proof:
+    refuted = f"{error.what}: {error.why}" if error.why else error.what
+    return proof_of(manifest, ProofKind.RESTORE, {}, me=work.me, at=work.clock(), refuted=refuted)
+
+
+def _part_host(name: str) -> str:
+    """Return a host's name as a part may be called: lower case letters, digits, dots and dashes."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in ".-") else "-" for c in name.lower()).strip(".-") or "host"
+
+
+def _unnamed_file(folder: Path) -> IO[bytes]:
+    """Return a file without a name, so that nothing is left of it however this ends."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return tempfile.TemporaryFile(dir=folder)

@@ -1,0 +1,154 @@
+"""Carries out the steps of backups of etcd; this is the engine's Performer for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from kops_py.actions.etcd_backup import Taken, Work, prove_taken, take
+from kops_py.backup.catalogue import Catalogue
+from kops_py.backup.retention import decide
+from kops_py.connect.base import Host
+from kops_py.engine.run import StepContext
+from kops_py.model.actions import DeleteBackup, ProveBackup, PruneBackups, TakeBackup
+from kops_py.model.backup import Verify
+from kops_py.model.errors import BackupError, EtcdError, KopsError, StoreError
+from kops_py.model.etcd import EtcdFacts
+
+_LEFT_S = 24 * 3600.0
+"""No upload takes so long."""
+
+
+class BackupPerformer:
+    """Takes one backup, proves it, and removes what the retention lets go; ``facts`` are etcd's of this moment."""
+
+    def __init__(self, work: Work, observe: Callable[[], EtcdFacts]) -> None:
+        self._work = work
+        self._observe = observe
+        self._taken: Taken | None = None
+        self._facts = EtcdFacts()
+
+    def check(self, ctx: StepContext) -> str | None:
+        """Return why a step is true already: a backup never is; one that another run deleted is."""
+        action = ctx.step.action
+        if isinstance(action, DeleteBackup) and self._why_kept(action) is not None:
+            return self._why_kept(action)
+        return None
+
+    def apply(self, ctx: StepContext) -> None:
+        """Carry out one step; raises KopsError."""
+        self._work.tell = ctx.progress
+        match ctx.step.action:
+            case TakeBackup() as action:
+                self._take(action, ctx)
+            case ProveBackup() as action:
+                self._prove(action)
+            case PruneBackups():
+                prune(self._work)
+            case DeleteBackup() as action:
+                _catalogue(self._work, action.store).delete(action.id, action.why)
+            case _:
+                raise TypeError(f"no performer for {type(ctx.step.action).__name__}")
+
+    def apply_together(self, contexts: Sequence[StepContext]) -> Mapping[str, KopsError | None]:
+        """Nothing of a backup is done this way."""
+        raise TypeError(f"no step of {len(contexts)} is done together")
+
+    def verify(self, ctx: StepContext) -> None:
+        """Raise the first failure of a store: a backup that is not in all of them is no success."""
+        if isinstance(ctx.step.action, ProveBackup) or (
+            isinstance(ctx.step.action, TakeBackup) and self._taken is not None and not self._taken.stores
+        ):
+            self.raise_for_stores()
+
+    def raise_for_stores(self) -> None:
+        """Raise BackupError when a store failed while others took the backup."""
+        failed = self._taken.failed if self._taken else {}
+        if failed:
+            raise BackupError(
+                "not every store has the backup",
+                where=", ".join(failed),
+                why="; ".join(str(e) for e in failed.values()),
+                hint="the other stores have it; mend the store, then run the same command again",
+            )
+
+    def close(self) -> None:
+        """Give back what a proof that never came would have needed."""
+        if self._taken is not None:
+            self._taken.close()
+
+    def _take(self, action: TakeBackup, ctx: StepContext) -> None:
+        self._facts = self._observe()
+        member = next((m for m in self._facts.members if m.name == action.member), None)
+        if member is None or not member.healthy or member.alarms:
+            raise EtcdError(
+                "the member the backup was to come from is not fit any more",
+                where=action.member,
+                why=(member.problem or ", ".join(member.alarms)) if member else "it is gone",
+                hint="run the same command again: it chooses another",
+            )
+        work = self._work
+        can_read = bool(work.identities) or not work.recipients
+        self._taken = take(
+            work, self._facts, member, action.bundles, keep_plain=not can_read, timeout_s=ctx.remaining_s()
+        )
+        work.tell(f"backup {self._taken.manifest.id} is stored")
+
+    def _prove(self, action: ProveBackup) -> None:
+        taken = self._taken
+        if taken is None:
+            raise BackupError("there is no backup to prove", hint="run the same command again")
+        try:
+            on, hosts = proof_hosts(self._work, self._facts, taken.manifest.source.member, action.verify_on)
+            prove_taken(self._work, taken, Verify(action.verify), on, hosts)
+        finally:
+            taken.close()
+        self._work.tell(f"backup {taken.manifest.id} is proven")
+
+    def _why_kept(self, action: DeleteBackup) -> str | None:
+        """Return why a backup that was to go stays after all, or is gone: another run may have been faster."""
+        work = self._work
+        entries = _catalogue(work, action.store).entries()
+        if all(e.id != action.id for e in entries):
+            return "it is gone"
+        decisions = decide(entries, work.spec.retention, work.clock())
+        return next((f"it is kept: {d.reason}" for d in decisions if d.entry.id == action.id and d.keep), None)
+
+
+def proof_hosts(work: Work, facts: EtcdFacts, member: str, verify_on: str) -> tuple[Host | None, tuple[Host, ...]]:
+    """Return the host a proof is made on (None: here), and those whose programs may be fetched for it.
+
+    Raises EtcdError when it is to be made on a member and none can be reached.
+    """
+    running = [n for n, a in facts.accesses.items() if a.has_member]
+    own = next((m.host for m in facts.members if m.name == member), "")
+    ordered = sorted(running, key=lambda name: name != own)
+    hosts = tuple(work.fleet.host(name) for name in ordered)
+    if verify_on != "member":
+        return None, hosts
+    if not hosts:
+        raise EtcdError("no host with a member can be reached to prove the backup on", hint="use --verify-on here")
+    return hosts[0], hosts
+
+
+def prune(work: Work) -> tuple[str, ...]:
+    """Remove in every store what the retention lets go; returns the ids. Raises StoreError after trying all stores."""
+    gone: list[str] = []
+    failed: list[StoreError] = []
+    for catalogue in work.catalogues:
+        try:
+            for decision in decide(catalogue.entries(), work.spec.retention, work.clock()):
+                work.cancel.check()
+                if not decision.keep:
+                    work.tell(f"{catalogue.store.name}: {decision.entry.id}: {decision.reason}")
+                    catalogue.delete(decision.entry.id, decision.reason)
+                    gone.append(decision.entry.id)
+            catalogue.store.clean(work.cluster, older_than_s=_LEFT_S)
+        except StoreError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+    return tuple(dict.fromkeys(gone))
+
+
+def _catalogue(work: Work, store: str) -> Catalogue:
+    return next(c for c in work.catalogues if c.store.name == store)

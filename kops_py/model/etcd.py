@@ -1,0 +1,141 @@
+"""etcd as it is: how its members are reached, what they say, and what was read out of a snapshot."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from kops_py.model.status import EtcdMember
+
+LOCAL_ENDPOINT = "https://127.0.0.1:2379"
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdCredentials:
+    """Where a host keeps what a client of etcd needs: paths on that host, never their contents."""
+
+    ca: str
+    cert: str
+    key: str
+
+
+KUBEADM_CREDENTIALS = (
+    EtcdCredentials(
+        "/etc/kubernetes/pki/etcd/ca.crt",
+        "/etc/kubernetes/pki/etcd/healthcheck-client.crt",
+        "/etc/kubernetes/pki/etcd/healthcheck-client.key",
+    ),
+    EtcdCredentials(
+        "/etc/kubernetes/pki/etcd/ca.crt",
+        "/etc/kubernetes/pki/apiserver-etcd-client.crt",
+        "/etc/kubernetes/pki/apiserver-etcd-client.key",
+    ),
+)
+"""Client certificates kubeadm makes on a control plane, in the order they are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdTarget:
+    """A host from which etcd may be reached; ``member`` is the name of the member that is to run there, or empty.
+
+    ``endpoint`` is the client URL it asks by; empty: the first one that the API server there uses.
+    """
+
+    host: str
+    endpoint: str
+    credentials: tuple[EtcdCredentials, ...]
+    member: str = ""
+    node_ip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdAccess:
+    """A host from which etcd can be asked.
+
+    ``container`` is the id of the running etcd container there, whose binaries are used; empty: the host's own.
+    ``endpoint`` is the client URL of the member that runs there, or of any member where none does.
+    """
+
+    host: str
+    endpoint: str
+    credentials: EtcdCredentials
+    container: str = ""
+    has_member: bool = True
+    """Whether a member of etcd runs on this host."""
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdFacts:
+    """The whole of etcd at one moment.
+
+    ``accesses`` are the hosts it can be asked from, by inventory name; ``problems`` say of every other host why not.
+    ``expected`` are the inventory's hosts that are to run a member, with the member's name.
+    """
+
+    members: tuple[EtcdMember, ...] = ()
+    accesses: Mapping[str, EtcdAccess] = field(default_factory=lambda: MappingProxyType({}))
+    problems: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    expected: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    cluster_id: str = ""
+    """Hexadecimal, as etcd's logs write it."""
+    has_quorum: bool = True
+    unreachable: frozenset[str] = frozenset()
+    """Hosts that could not be asked anything, of those etcd may be reached from."""
+    nodes: frozenset[str] | None = None
+    """Names of the cluster's control-plane nodes; None when the API was not asked, or does not answer."""
+
+    @property
+    def leader(self) -> EtcdMember | None:
+        """Return the member that leads."""
+        return next((m for m in self.members if m.is_leader), None)
+
+    @property
+    def revision(self) -> int:
+        """Return the newest revision any member has."""
+        return max((m.revision for m in self.members), default=0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the facts as a JSON object."""
+        return {
+            "cluster_id": self.cluster_id,
+            "has_quorum": self.has_quorum,
+            "revision": self.revision,
+            "members": [
+                {**dataclasses.asdict(m), "member_id": f"{m.member_id:x}", "alarms": list(m.alarms)}
+                for m in self.members
+            ],
+            "not_asked": dict(self.problems),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class KeySample:
+    """One key that was read: the revision that changed it last, and the SHA-256 of its value."""
+
+    key: str
+    mod_revision: int
+    value_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotContents:
+    """What a scratch etcd restored from a snapshot holds."""
+
+    revision: int
+    """Revision of the snapshot file, before any lease of it ran out."""
+    total_keys: int
+    """Entries of all revisions, as ``snapshot status`` counts them."""
+    live_keys: int
+    size_bytes: int
+    hash: int
+    etcd_version: str
+    """The version it was restored with."""
+    member_ids: tuple[str, ...]
+    """Ids (hexadecimal) of the members that the snapshot's own list names."""
+    namespaces: tuple[str, ...]
+    cluster_uid: str
+    """UID of the namespace kube-system, which tells clusters apart; empty where it could not be read."""
+    samples: tuple[KeySample, ...]

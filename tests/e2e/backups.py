@@ -1,0 +1,70 @@
+"""Backups of a real cluster's etcd: made, proven, listed, checked; for scenarios that have a cluster anyway."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.e2e.bed import Bed
+
+_MAKE_KEY = "import pyrage; i = pyrage.x25519.Identity.generate(); print(i.to_public()); print(i)"
+
+
+def make_key(folder: Path) -> tuple[str, Path]:
+    """Make an age key; returns the public one and the file with the private one."""
+    made = subprocess.run([sys.executable, "-c", _MAKE_KEY], capture_output=True, text=True, check=True).stdout.split()
+    path = folder / "age.key"
+    path.write_text(f"# a key of the test\n{made[1]}\n")
+    path.chmod(0o600)
+    return made[0], path
+
+
+def check_backups(bed: Bed, name: str) -> None:
+    """Everything ``kops-py etcd`` does with backups, short; cluster.yaml gets its section backup."""
+    program = bed.program
+    public, private = make_key(bed.folder.parent)
+    store = bed.folder.parent / "store"
+    section = {
+        "stores": [{"name": "local", "directory": {"path": str(store)}}],
+        "encryption": {"recipients": [public]},
+    }
+    bed.write_cluster(name, backup=section)
+    status = program.run("etcd", "status", "-o", "json").json()
+    assert [(m["name"], m["host"], m["healthy"], m["alarms"]) for m in status["members"]] == [("n1", "n1", True, [])]
+    assert status["members"][0]["quota_bytes"] == 2 * 2**30
+    assert status["findings"] == []
+    before = program.run("etcd", "check", "--max-age", "1h", exit_code=14).stdout
+    assert before.startswith("CRITICAL")
+    assert "no good backup" in before
+
+    planned = program.run("etcd", "backup", "--plan", exit_code=20)
+    assert "snapshot from n1" in planned.stdout, planned.report()
+    made = program.run("etcd", "backup", "--yes")
+    bed.say(f"backup and proof {made.duration_s:.1f} s")
+    (line,) = program.run("etcd", "list", "-o", "json").json()["backups"]
+    assert line["state"] == "good", line
+    assert line["keys"] > 100
+    assert line["kubernetes_version"] == "v1.20.2"
+    verified = program.run("etcd", "verify", line["id"], "--identity", str(private))
+    assert f"backup {line['id']} is good" in verified.stdout
+    bed.say(f"verify from the store {verified.duration_s:.1f} s")
+    textfile = bed.folder / "etcd.prom"
+    checked = program.run("etcd", "check", "--max-age", "1h", "--textfile", str(textfile)).stdout
+    assert checked.startswith("OK: etcd backups of")
+    assert f'kops_py_etcd_backup_ok{{cluster="{name}",store="local"}} 1' in textfile.read_text()
+    pruned = program.run("etcd", "prune", "--plan")
+    assert "nothing to do" in pruned.text or "stays" in pruned.text, pruned.report()
+
+    # Nothing is left on the member, and nothing that was stored can be read by others, or without the key.
+    node = bed.node("n1")
+    left = node.exec(
+        "find / -xdev -newer /etc/kubernetes/admin.conf -name '*.db*' -not -path '/var/lib/*' | head"
+    ).stdout
+    assert left == "", left
+    for path in store.rglob("*"):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+    secret = json.loads(bed.kubectl("-n kube-system get secrets -o json"))["items"][0]["metadata"]["name"].encode()
+    assert not any(secret in p.read_bytes() for p in store.rglob("*") if p.is_file())

@@ -1,0 +1,115 @@
+"""The installed program backs up an etcd that was given, over SSH, with no API server anywhere; and is killed."""
+
+from __future__ import annotations
+
+import json
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from kops_py.backup.catalogue import Catalogue
+from kops_py.backup.directory import DirectoryStore
+from kops_py.backup.new import is_alive, me
+from kops_py.model.backup import DirectoryStoreSpec
+from tests.e2e.program import Program
+from tests.integration.etcd.host import kubeadm_host, operator, unavailable_reason
+from tests.integration.etcd.members import Members
+
+POINTS = (
+    r"backup \S+: snapshot from",
+    "reading the files of n1",
+    "is stored",
+    "restoring .* into a scratch etcd",
+    "reading back what",
+)
+
+
+@pytest.fixture
+def bed(one: Members, tmp_path: Path) -> Iterator[tuple[Program, Path, Members]]:
+    if reason := unavailable_reason():
+        pytest.skip(reason)
+    one.fill(40)
+    with kubeadm_host(tmp_path / "host", one) as host:
+        program, private = operator(tmp_path / "operator", host, one)
+        yield program, private, one
+
+
+def states(folder: Path) -> list[str]:
+    """The states of the backups in the store, the newest first."""
+    store = DirectoryStore(DirectoryStoreSpec("local", folder / "store"))
+    catalogue = Catalogue(store, "prod", me=me("0"), clock=lambda: datetime.now(UTC), is_alive=is_alive)
+    return [str(e.state) for e in catalogue.entries()]
+
+
+def test_from_a_plan_to_a_drill(bed: tuple[Program, Path, Members], tmp_path: Path) -> None:
+    program, private, members = bed
+    status = program.run("etcd", "status", "-o", "json").json()
+    assert [(m["name"], m["healthy"]) for m in status["members"]] == [("m1", True)]
+    assert status["findings"] == []
+    program.run("etcd", "check", exit_code=14)
+    planned = program.run("etcd", "backup", "--plan", exit_code=20)
+    assert "snapshot from m1 and the files of n1" in planned.stdout
+    made = program.run("etcd", "backup", "--yes")
+    assert "is backed up" in made.stdout
+    (line,) = program.run("etcd", "list", "-o", "json").json()["backups"]
+    assert (line["state"], line["revision"], line["keys"]) == ("good", members.revision(), 43)
+    assert line["kubernetes_version"] == "v1.20.2"
+    assert program.run("etcd", "check", "--max-age", "1h").stdout.startswith("OK")
+    drill = program.run("etcd", "drill", "--identity", str(private))
+    assert f"backup {line['id']} is good: restored into etcd 3.4" in drill.stdout
+    no_key = program.run("etcd", "verify", line["id"], exit_code=2)
+    assert "--identity" in no_key.stderr
+    assert program.run("etcd", "verify", line["id"], "--checksum").exit_code == 0
+    store = tmp_path / "store"
+    for path in store.rglob("*"):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+        assert not path.is_file() or b"this is sa.key" not in path.read_bytes()
+    (bundle,) = (p["file"] for p in _manifest(store, line["id"])["parts"] if p["kind"] == "bundle")
+    assert bundle == "bundle-n1.tar.zst.age"
+    damaged = next(store.rglob("snapshot.db*"))
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 3] ^= 8
+    damaged.chmod(0o600)
+    damaged.write_bytes(data)
+    program.run("etcd", "verify", line["id"], "--identity", str(private), exit_code=14)
+    assert states(tmp_path) == ["damaged"]
+    assert "damaged" in program.run("etcd", "check", exit_code=14).stdout
+
+
+@pytest.mark.parametrize("points", [POINTS[3:4], pytest.param(POINTS, marks=pytest.mark.soak)], ids=["proof", "all"])
+def test_killed_at_any_point_the_same_command_makes_a_good_one(
+    bed: tuple[Program, Path, Members], tmp_path: Path, points: tuple[str, ...]
+) -> None:
+    program, _, _ = bed
+    for number, point in enumerate(points):
+        running = program.start("etcd", "backup", "--yes", "-v")
+        running.wait_said(point, deadline_s=120)
+        running.kill()
+        found = states(tmp_path)
+        assert len(found) == number + 1
+        assert set(found) <= {"broken-off", "stored"}, point
+    program.run("etcd", "backup", "--yes")
+    found = states(tmp_path)
+    assert found[0] == "good"
+    assert "good" not in found[1:]
+    left = [p for p in (program.folder / ".kops-py" / "scratch").rglob("*") if p.is_file() and "/etcd/" not in str(p)]
+    assert left == [], "a proof that was killed left something"
+    assert not list((tmp_path / "store").rglob("*.partial")) or len(points) == 1
+
+
+def test_two_at_once_do_not_meet(bed: tuple[Program, Path, Members], tmp_path: Path) -> None:
+    program, _, _ = bed
+    first = program.start("etcd", "backup", "--yes", "-v")
+    first.wait_said(POINTS[0], deadline_s=120)
+    second = program.run("etcd", "backup", "--yes", exit_code=4)
+    assert "another run works on this cluster" in second.stderr
+    program.expect(first)
+    assert states(tmp_path) == ["good"]
+
+
+def _manifest(store: Path, backup_id: str) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = json.loads((store / "prod" / backup_id / "manifest.json").read_text())
+    return found
