@@ -54,11 +54,12 @@ class BackupPerformer:
         raise TypeError(f"no step of {len(contexts)} is done together")
 
     def verify(self, ctx: StepContext) -> None:
-        """Raise the first failure of a store: a backup that is not in all of them is no success."""
-        if isinstance(ctx.step.action, ProveBackup) or (
-            isinstance(ctx.step.action, TakeBackup) and self._taken is not None and not self._taken.stores
-        ):
-            self.raise_for_stores()
+        """Raise BackupError when a store lacks the backup: at the end, so that the others have it proven."""
+        match ctx.step.action:
+            case ProveBackup() | TakeBackup(verify="none"):
+                self.raise_for_stores()
+            case _:
+                return
 
     def raise_for_stores(self) -> None:
         """Raise BackupError when a store failed while others took the backup."""

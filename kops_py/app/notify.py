@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from kops_py.app.session import Emit
-from kops_py.model.errors import CancelledError, ConfigError, KopsError
+from kops_py.model.errors import CancelledError, ConfigError, KopsError, LockedError
 from kops_py.model.event import Note
 from kops_py.model.spec import ClusterSpec
 
@@ -28,7 +28,10 @@ class Outcome:
 
 @contextmanager
 def on_failure(spec: ClusterSpec, what: str, emit: Emit) -> Iterator[Outcome]:
-    """Send a message when what runs inside fails, raised or noted; an interruption by a person is no failure."""
+    """Send a message when what runs inside fails, raised or noted.
+
+    An interruption is no failure, nor is another backup that is being made.
+    """
     outcome = Outcome()
     try:
         yield outcome
@@ -36,7 +39,7 @@ def on_failure(spec: ClusterSpec, what: str, emit: Emit) -> Iterator[Outcome]:
         outcome.failed(error)
         raise
     finally:
-        if outcome.error is not None and not isinstance(outcome.error, CancelledError):
+        if outcome.error is not None and not isinstance(outcome.error, CancelledError | LockedError):
             send(spec, {"what": what, "error": outcome.error.to_json(), "text": f"{what}: {outcome.error}"}, emit)
 
 

@@ -274,6 +274,8 @@ class TakeBackup(Action):
     bundles: tuple[str, ...]
     stores: tuple[str, ...]
     encrypted: bool
+    verify: str = "restore"
+    """How it is proven in the next step; ``none``: not at all."""
 
 
 @dataclass(frozen=True, slots=True)

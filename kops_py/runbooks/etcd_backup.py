@@ -82,7 +82,7 @@ def plan_backup(spec: ClusterSpec, backup: BackupSpec, facts: EtcdFacts, argumen
         "backup/take",
         "",
         f"snapshot from {member.name} and the files of {', '.join(bundles) or 'no host'}",
-        TakeBackup(member.name, bundles, tuple(s.name for s in backup.stores), encrypted=keys > 0),
+        TakeBackup(member.name, bundles, tuple(s.name for s in backup.stores), keys > 0, str(arguments.verify)),
         limit_s + 120.0 * len(bundles),
         (
             f"{member.name} is {role}; nothing is written on it",
