@@ -20,13 +20,19 @@ curl curl
 ps procps
 haproxy haproxy
 depmod kmod
+busybox busybox
+ruby ruby
+update-ca-certificates ca-certificates
 mkfs.ext4 e2fsprogs
 age age
 zstd zstd
 "
+# dpkg and most of these live in sbin, which the PATH of su, cron and users leaves out
+PATH="$PATH:/usr/sbin:/sbin"
+export PATH
 missing=$(echo "$wanted" | while read -r tool package; do
   [ -n "$tool" ] || continue
-  PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null 2>&1 || echo "$package"
+  command -v "$tool" >/dev/null 2>&1 || echo "$package"
 done | sort -u | tr '\n' ' ')
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 if [ -n "${missing# }" ]; then

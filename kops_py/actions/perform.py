@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from kops_py.actions import api_server, gates, health, kubeadm, labels, maintenance, network, prepare, reboot, upgrade
+from kops_py.actions import (
+    api_server,
+    balancer,
+    gates,
+    health,
+    hooks,
+    kubeadm,
+    labels,
+    maintenance,
+    network,
+    prepare,
+    reboot,
+    static_pods,
+    upgrade,
+)
 from kops_py.actions.deps import Deps
 from kops_py.actions.join_secrets import revoke
 from kops_py.engine.run import StepContext
@@ -14,24 +29,46 @@ from kops_py.model.actions import (
     ConfigureLoadBalancer,
     CordonNode,
     DrainNode,
+    FinishNode,
     InitControlPlane,
     InstallPackages,
     InstallUpdates,
     JoinNode,
     LabelNode,
+    MarkUnfinished,
     PrepareHost,
+    PutBackIntoBalancer,
     RebootNode,
     RestartApiServer,
     RevokeJoinSecrets,
+    RunHook,
     StageUpgrade,
+    TakeOutOfBalancer,
     UncordonNode,
     UpgradeWithKubeadm,
+    WaitGate,
     WaitHealthy,
     WaitNode,
     WaitWorkloads,
+    WatchCanary,
 )
-from kops_py.model.errors import KopsError, KubeError
+from kops_py.model.errors import CancelledError, KopsError, KubeError
 from kops_py.observe.cluster import observe_join_secrets
+
+_IN_CHAIN = (
+    DrainNode,
+    FinishNode,
+    InstallPackages,
+    InstallUpdates,
+    RebootNode,
+    RunHook,
+    UncordonNode,
+    UpgradeWithKubeadm,
+    WaitGate,
+    WaitNode,
+    WaitWorkloads,
+)
+"""What fails on a node that may carry a mark of ours by then."""
 
 
 class ClusterPerformer:
@@ -41,21 +78,38 @@ class ClusterPerformer:
         self._deps = deps
 
     def check(self, ctx: StepContext) -> str | None:
-        """Return why a step is true already.
+        """Return why a step is true already; raises KopsError.
 
         Plans are made from a fresh observation, so most steps in them are known to be needed; only what may come
         true by itself while earlier waves run is looked at again.
         """
-        match ctx.step.action:
-            case RevokeJoinSecrets():
-                return None if self._left_secrets() else "none is left"
-            case RebootNode() as action:
-                return reboot.why_no_reboot(self._deps, action)
-            case _:
-                return None
+        with self._reason_kept(ctx):
+            match ctx.step.action:
+                case RevokeJoinSecrets():
+                    return None if self._left_secrets() else "none is left"
+                case RebootNode() as action:
+                    return reboot.why_no_reboot(self._deps, action)
+                case _:
+                    return None
 
     def apply(self, ctx: StepContext) -> None:
         """Carry out one step; raises KopsError."""
+        with self._reason_kept(ctx):
+            self._apply(ctx)
+
+    @contextmanager
+    def _reason_kept(self, ctx: StepContext) -> Iterator[None]:
+        """Let a node that is out of service say why its chain ended; the error goes on as it is."""
+        try:
+            yield
+        except CancelledError:
+            raise
+        except KopsError as error:
+            if ctx.step.node and isinstance(ctx.step.action, _IN_CHAIN):
+                maintenance.tell_on_node(self._deps, ctx, error)
+            raise
+
+    def _apply(self, ctx: StepContext) -> None:
         deps = self._deps
         match ctx.step.action:
             case InitControlPlane() as action:
@@ -83,6 +137,10 @@ class ClusterPerformer:
                 upgrade.install_updates(deps, action, ctx)
             case RebootNode() as action:
                 reboot.reboot_node(deps, action, ctx)
+            case TakeOutOfBalancer() as action:
+                balancer.take_out(deps, action, ctx)
+            case PutBackIntoBalancer() as action:
+                balancer.put_back(deps, action, ctx)
             case CordonNode() as action:
                 maintenance.cordon_node(deps, action, ctx)
             case DrainNode() as action:
@@ -91,8 +149,16 @@ class ClusterPerformer:
                 maintenance.uncordon_node(deps, action, ctx)
             case WaitNode() as action:
                 gates.wait_node(deps, action, ctx)
+            case MarkUnfinished() | FinishNode() as action:
+                maintenance.mark_node(deps, action)
             case WaitWorkloads():
-                gates.wait_workloads(deps, deps.short_before, ctx)
+                gates.wait_workloads(deps, ctx)
+            case RunHook() as action:
+                hooks.run_hook(deps, action, ctx)
+            case WaitGate() as action:
+                hooks.wait_gate(deps, action, ctx)
+            case WatchCanary() as action:
+                hooks.watch_canary(deps, action, ctx)
             case PrepareHost() | ConfigureLoadBalancer() | StageUpgrade():
                 error = self.apply_together([ctx])[ctx.step.id]
                 if error is not None:
@@ -106,12 +172,17 @@ class ClusterPerformer:
 
     def verify(self, ctx: StepContext) -> None:
         """Prove that the step is true now; raises KopsError."""
+        with self._reason_kept(ctx):
+            self._verify(ctx)
+
+    def _verify(self, ctx: StepContext) -> None:
         match ctx.step.action:
             case InitControlPlane(node=node):
                 kubeadm.verify_member(self._deps, node, True, ctx)
             case JoinNode(node=node, control_plane=control_plane):
                 kubeadm.verify_member(self._deps, node, control_plane, ctx)
-            case UpgradeWithKubeadm(control_plane=True):
+            case UpgradeWithKubeadm(control_plane=True, node=node):
+                static_pods.wait_static_pods(self._deps, node, ctx)
                 gates.wait_addons(self._deps, ctx)
             case RestartApiServer(node=node):
                 api_server.verify_restarted(self._deps, node, ctx)

@@ -86,9 +86,17 @@ def read_manifest(spec: ClusterSpec) -> str:
         raise ConfigError(
             "the network manifest cannot be read",
             where=source,
-            why=str(error),
+            why=_reason(error),
             hint="set network.cni.file to a downloaded copy, or check the address",
         ) from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Return why a file or a URL cannot be read, without what Python puts around it."""
+    cause = getattr(error, "reason", None)  # of urllib's URLError and HTTPError
+    if isinstance(cause, OSError):
+        return cause.strerror or str(cause)
+    return str(error) if cause is not None or not isinstance(error, OSError) else error.strerror or str(error)
 
 
 def _unchanged_manifest(spec: ClusterSpec, digest: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kops_py.app.session import Emit, Session, Settings, check_hosts, load_spec, looking_at, session
 from kops_py.connect.base import Host
 from kops_py.model.errors import ConfigError, KopsError
-from kops_py.model.event import Event, FindingsMade, Note
+from kops_py.model.event import FindingsMade, Note
 from kops_py.model.finding import Finding
 from kops_py.model.status import ClusterStatus
 
@@ -26,14 +28,29 @@ def run_preflight(settings: Settings, emit: Emit) -> tuple[Finding, ...]:
     return findings
 
 
-def run_status(settings: Settings) -> ClusterStatus:
-    """Ask the API and every host; a host that cannot be asked is named among what is unhealthy. Raises KubeError."""
+def run_status(settings: Settings, emit: Emit) -> ClusterStatus:
+    """Ask the API and every host; a host that cannot be asked is named among what is unhealthy.
+
+    Raises KubeError, CancelledError.
+    """
     from kops_py.observe.status import observe_status
 
     spec = load_spec(settings)
-    with session(settings, spec, _ignore) as opened:
-        status = observe_status(opened.kube.api())
+    with session(settings, spec, emit) as opened:
+        emit(Note(message=looking_at(spec)))
+        with _interrupted_first(opened):
+            status = observe_status(opened.kube.api())
         return _with_host_facts(opened, status)
+
+
+@contextmanager
+def _interrupted_first(opened: Session) -> Iterator[None]:
+    """Let what was cut off by Ctrl-C be called interrupted, not a cluster that is not there."""
+    try:
+        yield
+    except KopsError:
+        opened.cancel.check()
+        raise
 
 
 def _with_host_facts(opened: Session, status: ClusterStatus) -> ClusterStatus:
@@ -61,24 +78,31 @@ def _with_host_facts(opened: Session, status: ClusterStatus) -> ClusterStatus:
     )
 
 
-def write_kubeconfig(settings: Settings, path: Path | None, *, merge: bool, use: bool, force: bool) -> tuple[Path, str]:
+def write_kubeconfig(
+    settings: Settings, emit: Emit, path: Path | None, *, merge: bool, use: bool, force: bool
+) -> tuple[Path, str]:
     """Fetch admin.conf and write it 0600, alone or merged; returns the path and the context's name.
 
-    Raises ConfigError when the file holds another cluster's entries of the same name, KubeError when there is none.
+    Raises ConfigError when the file holds another cluster's entries of the same name, KubeError when there is none,
+    HostError when no host that may have one can be asked.
     """
     from kops_py.tools.kubeconfig import merge as merge_into
     from kops_py.tools.kubeconfig import rename, write_private
 
+    if use and not merge:
+        raise ConfigError("--use goes with --merge", hint="add --merge; alone, the file has this one context only")
     spec = load_spec(settings)
-    with session(settings, spec, _ignore) as opened:
-        new = rename(opened.kube.read_admin_conf(), spec.name, None)
+    with session(settings, spec, emit) as opened:
+        emit(Note(message="reading admin.conf from a control plane"))
+        with _interrupted_first(opened):
+            new = rename(opened.kube.read_admin_conf(), spec.name, None)
     target = path or (_default_kubeconfig() if merge else Path(f"{spec.name}.kubeconfig"))
     try:
         if target.exists():
             if not merge:
                 _refuse_overwrite(target, spec.name, force=force)
             else:
-                new = merge_into(target.read_bytes(), new, make_current=use, force=force)
+                new = merge_into(target.read_bytes(), new, make_current=use, force=force, where=str(target))
         write_private(target, new)
     except OSError as error:
         raise ConfigError(
@@ -110,7 +134,3 @@ def _refuse_overwrite(target: Path, cluster: str, *, force: bool) -> None:
 def _default_kubeconfig() -> Path:
     first = os.environ.get("KUBECONFIG", "").split(os.pathsep)[0]
     return Path(first) if first else Path.home() / ".kube" / "config"
-
-
-def _ignore(_event: Event) -> None:
-    """Nobody listens."""

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from kops_py.app.canaries import settle_canaries, with_passed
 from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
 from kops_py.app.upgrade_facts import require_api, with_etcd
@@ -30,7 +31,9 @@ class RolloutSettings:
 
     max_unavailable: str | None = None
     max_failures: int | None = None
-    canary: int = 0
+    canary: int | None = None
+    canary_pause_s: float | None = None
+    canary_gate: tuple[str, ...] = ()
     all_at_once: bool = False
     drain_timeout_s: float | None = None
     grace_period_s: int | None = None
@@ -78,13 +81,16 @@ def _decide(opened: Session, target: Version, via: Mapping[int, Version], given:
             hint=" ".join(f"--via v1.{m}.X" for m in range(current.minor + 1, target.minor) if m not in via),
         )
     arguments = _arguments(spec, facts, upgrade_path(current, target, via), given)
+    settled = settle_canaries(opened, arguments.rollout, upgrade(spec, facts, arguments).plan)
+    arguments = dataclasses.replace(arguments, rollout=settled)
     decision = upgrade(spec, facts, arguments)
     found = (*decision.findings, *_findings(opened, facts, current, arguments, decision.plan))
     short = frozenset(unavailable_workloads(opened.kube.api()))
 
     def replan() -> tuple[Plan, Facts]:
         now = opened.observe()  # etcd is not asked again: the order of the control planes is decided once
-        return upgrade(spec, now, arguments).plan, now
+        rollout = with_passed(opened, arguments.rollout)
+        return upgrade(spec, now, dataclasses.replace(arguments, rollout=rollout)).plan, now
 
     def performer(place: RunPlace) -> ClusterPerformer:
         from kops_py.app.bootstrap import make_deps
@@ -133,7 +139,7 @@ def drain_findings(opened: Session, rollout: Rollout, plan: Plan) -> tuple[Findi
         name: dataclasses.replace(node, unschedulable=node.unschedulable and name not in back)
         for name, node in workloads.nodes.items()
     }
-    return disruption_findings(dataclasses.replace(workloads, nodes=nodes), rollout.drain, drained, rollout.window)
+    return disruption_findings(dataclasses.replace(workloads, nodes=nodes), rollout.drain, drained, rollout.widest)
 
 
 def _arguments(spec: ClusterSpec, facts: Facts, hops: tuple[Version, ...], given: RolloutSettings) -> UpgradeArguments:
@@ -144,19 +150,36 @@ def _arguments(spec: ClusterSpec, facts: Facts, hops: tuple[Version, ...], given
     fingerprint = playbooks_fingerprint()
     return UpgradeArguments(
         hops=hops,
-        rollout=dataclasses.replace(make_rollout(spec, given), order=plan_order(spec, facts, hops[0])),
+        rollout=dataclasses.replace(make_rollout(spec, given, facts), order=plan_order(spec, facts, hops[0])),
         stage_digests={str(v): {h.name: stage_digest(spec, h, v, fingerprint) for h in spec.nodes} for v in hops},
     )
 
 
-def make_rollout(spec: ClusterSpec, given: RolloutSettings) -> Rollout:
-    """Return how nodes are taken out of service: cluster.yaml's settings with the command line's over them."""
+def make_rollout(spec: ClusterSpec, given: RolloutSettings, facts: Facts | None = None) -> Rollout:
+    """Return how nodes are taken out of service: cluster.yaml's settings with the command line's over them.
+
+    ``facts`` tell the labels that make a node a member of a group, and where an earlier run has begun. Raises
+    ConfigError.
+    """
     from kops_py.model.drain import DrainPolicy
-    from kops_py.runbooks.rollout import Rollout
+    from kops_py.model.hooks import Gate, OperatorCommand, window_of
+    from kops_py.runbooks.rollout import Rollout, is_begun, worker_groups
 
     own = spec.maintenance
+    nodes = facts.kube.nodes if facts and facts.kube else {}
+    whole = given.all_at_once or given.max_unavailable is not None
+    groups = () if whole else worker_groups(spec, own.groups, nodes)
     if given.max_unavailable is not None:
         own = dataclasses.replace(own, max_unavailable=given.max_unavailable)
+    canary = own.canary.count if given.canary is None else given.canary
+    if not canary and (given.canary_pause_s or given.canary_gate):
+        raise ConfigError(
+            "--canary-pause and --canary-gate need a canary",
+            hint="add --canary 1, or set maintenance.canary.count in cluster.yaml",
+        )
+    gate = own.canary.gate
+    if given.canary_gate:
+        gate = Gate("of the canary", OperatorCommand(given.canary_gate))
     drain: DrainPolicy = dataclasses.replace(
         own.drain,
         timeout_s=own.drain.timeout_s if given.drain_timeout_s is None else given.drain_timeout_s,
@@ -166,11 +189,16 @@ def make_rollout(spec: ClusterSpec, given: RolloutSettings) -> Rollout:
         disable_eviction=given.disable_eviction,
     )
     workers = len(spec.workers)
+    ungrouped = workers - sum(len(group.nodes) for group in groups)
     return Rollout(
         drain=drain,
-        window=max(1, workers) if given.all_at_once else own.window(workers),
+        window=max(1, workers) if given.all_at_once else window_of(own.max_unavailable, ungrouped),
+        groups=groups,
         max_failures=own.max_failures if given.max_failures is None else given.max_failures,
-        canary=given.canary,
+        canary=canary,
+        canary_pause_s=own.canary.pause_s if given.canary_pause_s is None else given.canary_pause_s,
+        canary_gate=gate,
+        begun=frozenset(h.name for h in spec.workers if h.name in nodes and is_begun(nodes[h.name])),
         limit=spec.limit or frozenset(),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -19,5 +20,8 @@ def bootstrap(output: str, verbose: bool, **given: Any) -> int:
     """Build the cluster that the inventory names; on a running one, join what it lacks and change nothing else."""
     from kops_py.app.bootstrap import run_bootstrap
 
-    done = "is ready: {steps} steps. Next: kops-py kubeconfig"
-    return run_planned(run_bootstrap, settings_from(**given), output, verbose=verbose, done=done)
+    settings = settings_from(**given)
+    files = [word for name in ("inventory", "cluster") if given[name] for word in (f"--{name}", str(given[name]))]
+    following = shlex.join(["kops-py", "kubeconfig", *files]).replace("{", "{{").replace("}", "}}")
+    done = f"is ready: {{steps}} steps. Next: {following}"
+    return run_planned(run_bootstrap, settings, output, verbose=verbose, done=done)

@@ -47,6 +47,12 @@ def output_option(command: F) -> F:
 
 
 def host_options(command: F) -> F:
+    """Add what commands that contact hosts and judge what they find understand."""
+    ignore = click.option("--ignore", multiple=True, metavar="FINDING", help="accept a finding: NAME or NAME@HOST")
+    return query_options(ignore(command))
+
+
+def query_options(command: F) -> F:
     """Add what commands that contact hosts understand."""
     for option in (
         click.option("-v", "--verbose", is_flag=True, help="say more"),
@@ -60,7 +66,6 @@ def host_options(command: F) -> F:
             type=click.Path(path_type=Path, exists=True, dir_okay=False),
             help="ssh configuration to use  [default: ~/.ssh/config]",
         ),
-        click.option("--ignore", multiple=True, metavar="FINDING", help="accept a finding: NAME or NAME@HOST"),
         click.option(
             "--run-dir",
             type=click.Path(path_type=Path, file_okay=False),
@@ -73,14 +78,21 @@ def host_options(command: F) -> F:
     return command
 
 
+def _not_empty(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    """Refuse an empty value: a script whose variable is unset would act on all hosts, or run any plan."""
+    if text is not None and not text.replace(",", "").strip():
+        raise click.BadParameter("it is empty; give it a value, or leave the option out")
+    return text
+
+
 def plan_options(command: F) -> F:
     """Add what commands that plan and run understand, the reports they leave and their deadline too."""
     command = deadline_option(report_options(command))
     for option in (
         click.option("-y", "--yes", is_flag=True, help="do not ask; needed without a terminal"),
-        click.option("--plan-digest", metavar="DIGEST", default="", help="run this plan and refuse any other"),
+        click.option("--plan-digest", metavar="DIGEST", callback=_not_empty, help="run this plan and refuse any other"),
         click.option("--plan", "plan_only", is_flag=True, help="show what would run; exit code 20 if anything"),
-        click.option("--limit", metavar="HOST,...", default="", help="act on these hosts only"),
+        click.option("--limit", metavar="HOST,...", callback=_not_empty, help="act on these hosts only"),
     ):
         command = option(command)
     return command

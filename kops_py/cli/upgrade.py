@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from kops_py.app.session import Confirm, Emit, Settings
 from kops_py.app.upgrade import RolloutSettings, run_upgrade
 from kops_py.cli.options import F, host_options, inventory_options, output_option, plan_options, settings_from
 from kops_py.cli.planned import run_planned
+from kops_py.model.duration import parse_duration
 from kops_py.model.version import Version, facts_of
 
 
@@ -39,9 +41,31 @@ def _versions(context: click.Context, option: click.Parameter, texts: tuple[str,
 
 def _count_or_share(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
     """Read a number of nodes, or a percentage."""
-    if text is not None and not re.fullmatch(r"[1-9][0-9]{0,5}%?", text):
+    good = text is None or re.fullmatch(r"[1-9][0-9]{0,5}|([1-9][0-9]?|100)%", text)
+    if not good:
         raise click.BadParameter(f"{text!r} is neither a number of nodes nor a percentage such as 25%")
     return text
+
+
+def _duration(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    """Read a length of time; 0 is none."""
+    if text is None or text == "0":
+        return None if text is None else 0.0
+    try:
+        return float(parse_duration(text).seconds)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _words(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...]:
+    """Split a command into words as a shell would."""
+    try:
+        words = tuple(shlex.split(text or ""))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no command: {error}") from error
+    if text is not None and not words:
+        raise click.BadParameter("this is no command")
+    return words
 
 
 def rollout_options(command: F) -> F:
@@ -58,13 +82,25 @@ def rollout_options(command: F) -> F:
         ),
         click.option("--grace-period", type=click.IntRange(min=0), metavar="SECONDS", help="in place of the pods' own"),
         click.option("--drain-timeout", type=click.FloatRange(min=1), metavar="SECONDS", help="for one node"),
-        click.option("--canary", type=click.IntRange(min=0), default=0, help="workers that go first, one at a time"),
+        click.option(
+            "--canary-gate",
+            callback=_words,
+            metavar="COMMAND",
+            help="has to end with 0 within 10 minutes before other workers are begun",
+        ),
+        click.option(
+            "--canary-pause",
+            callback=_duration,
+            metavar="DURATION",
+            help="watch the canaries for so long before other workers are begun, as in 10m",
+        ),
+        click.option("--canary", type=click.IntRange(min=0), help="workers that go first, one at a time"),
         click.option("--max-failures", type=click.IntRange(min=0), help="workers that may fail before it stops"),
         click.option(
             "--max-unavailable",
             callback=_count_or_share,
             metavar="N|N%",
-            help="workers at once",
+            help="workers at once; puts the groups of cluster.yaml aside",
         ),
         click.option(
             "--strategy",
@@ -84,6 +120,8 @@ def rollout_settings(given: dict[str, Any]) -> RolloutSettings:
         max_unavailable=given.pop("max_unavailable"),
         max_failures=given.pop("max_failures"),
         canary=given.pop("canary"),
+        canary_pause_s=given.pop("canary_pause"),
+        canary_gate=given.pop("canary_gate"),
         all_at_once=given.pop("strategy") == "all-at-once",
         drain_timeout_s=given.pop("drain_timeout"),
         grace_period_s=given.pop("grace_period"),

@@ -21,7 +21,7 @@ _WANTED = {
     "dict_type": "a map",
     "model_type": "a map",
 }
-_SECRET_KEYS = frozenset({"becomePassword", "accessKey", "secretKey", "sessionToken", "identity", "recipients"})
+_SECRET_KEYS = frozenset({"becomePassword", "accessKey", "secretKey", "sessionToken", "identity"})
 
 
 def explain(error: dict[str, Any], root: Node, problems: Problems) -> None:
@@ -32,6 +32,8 @@ def explain(error: dict[str, Any], root: Node, problems: Problems) -> None:
     if _SECRET_KEYS.intersection(path):
         hint = "allowed here: env:NAME, file:PATH, cmd:COMMAND"
         problems.add(root.place_of(path), f"{key} takes a reference to a secret only", hint=hint)
+    elif "recipients" in path:  # somebody may have put the private key there
+        problems.add(root.place_of(path), "recipients is a list of public keys", hint=_example(path))
     elif kind == "extra_forbidden":
         hint = did_you_mean(key, _allowed_keys(path[:-1]))
         problems.add(root.place_of(path, key=True), f"unknown key {show(key)}", hint=hint)
@@ -69,6 +71,9 @@ def _rule(error: dict[str, Any]) -> str:
         case "too_short" | "too_long" | "string_too_short" | "string_too_long":
             least, most = context.get("min_length"), context.get("max_length")
             return f"must have at least {least}" if least is not None else f"must have at most {most}"
+        case "string_pattern_mismatch":
+            field = _field(error["loc"])
+            return f"it means: {field.description.rstrip('.')}" if field is not None and field.description else ""
     return str(error["msg"])
 
 
@@ -84,7 +89,7 @@ def _model_at(path: tuple[str | int, ...]) -> type[BaseModel] | None:
     for step in path:
         if model is None:
             return None
-        if isinstance(step, int):
+        if isinstance(step, int):  # a place in a list: the items are of the list's own kind
             continue
         field = next((f for f in model.model_fields.values() if f.alias == step), None)
         model = _model_of(field.annotation) if field else None
@@ -92,8 +97,9 @@ def _model_at(path: tuple[str | int, ...]) -> type[BaseModel] | None:
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
+    if get_origin(annotation) is list:
+        annotation = get_args(annotation)[0]
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
-    kinds = tuple(k for kind in kinds for k in (get_args(kind) if get_origin(kind) is list else (kind,)))
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
 
 

@@ -196,11 +196,13 @@ class _HostReader:
         parsed = names.parse_address(address) if address else None
         if address is None:
             return None
+        given = self._get("ansible_host", "ansible_ssh_host")[1] is not None
+        other = "" if given else "set ansible_host to its IP address, or "
         if parsed is None or parsed.is_loopback or parsed.is_unspecified or parsed.is_multicast:
             self._add(
                 ("ansible_host", "ansible_ssh_host"),
                 f"its IP address in the cluster is not known, {show(address)} does not tell it",
-                hint="add the variable ip, as in ip: 10.0.0.11",
+                hint=f"{other}add the variable ip, as in ip: 10.0.0.11",
             )
             return None
         return str(parsed)

@@ -45,7 +45,9 @@ def write_example(directory: Path, topology: str, *, version: str = f"v1.{NEWEST
             written.append(directory / name)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
-        raise ConfigError("cannot be written", where=str(directory), why=reason or str(error)) from None
+        raise ConfigError(
+            "cannot be written", where=str(directory), why=reason or str(error), hint="choose another folder"
+        ) from None
     return tuple(written)
 
 

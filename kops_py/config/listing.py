@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ def list_inventory(files: Files, *, deadline_s: float = _DEADLINE_S) -> Listing:
     argv = [_program(start, problems), "--list"]
     for source in files.sources:
         argv += ["-i", str(source.absolute())]
-    status, out, err = _run(argv, start, problems, deadline_s)
+    # in place of ~/.ansible/tmp: who runs CI or a scheduler often has no home that can be written
+    with tempfile.TemporaryDirectory(prefix="kops-py-") as folder:
+        status, out, err = _run(argv, _environment(folder), start, problems, deadline_s)
     if status != 0:
         _tell(err, status, files, start, problems)
     try:
@@ -57,7 +60,7 @@ def _program(start: Place, problems: Problems) -> str:
     return found
 
 
-def _environment() -> dict[str, str]:
+def _environment(local_temp: str) -> dict[str, str]:
     environment = dict(os.environ)
     environment.update(
         ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED="true",
@@ -66,19 +69,22 @@ def _environment() -> dict[str, str]:
         ANSIBLE_FORCE_COLOR="false",
         ANSIBLE_NOCOLOR="true",
         ANSIBLE_VERBOSITY="0",
+        ANSIBLE_LOCAL_TEMP=local_temp,
         LC_ALL="C.UTF-8",
     )
     return environment
 
 
-def _run(argv: list[str], start: Place, problems: Problems, deadline_s: float) -> tuple[int, str, str]:
+def _run(
+    argv: list[str], environment: dict[str, str], start: Place, problems: Problems, deadline_s: float
+) -> tuple[int, str, str]:
     try:
         process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(),
+            env=environment,
             start_new_session=True,
         )
     except (OSError, ValueError) as error:

@@ -40,9 +40,15 @@ class KubeAccess:
             return self._api
 
     def read_admin_conf(self) -> bytes:
-        """Return admin.conf of the first control plane that has one; raises KubeError. It holds a private key."""
-        for _, config in self._configs():
+        """Return admin.conf of the first control plane that has one; it holds a private key.
+
+        Raises KubeError when none has one, HostError when one of them cannot be asked and so may have one.
+        """
+        configs, problems = self._configs()
+        for _, config in configs:
             return config
+        for problem in problems:
+            raise problem
         raise KubeError("no control plane has an admin.conf yet", hint="build the cluster first: kops-py bootstrap")
 
     def close(self) -> None:
@@ -52,29 +58,39 @@ class KubeAccess:
                 self._api.close()
                 self._api = None
 
-    def _configs(self) -> list[tuple[HostSpec, bytes]]:
+    def _configs(self) -> tuple[list[tuple[HostSpec, bytes]], list[HostError]]:
+        """Return what was read, and why the others could not be asked."""
         names = [h.name for h in self._spec.control_planes]
         answers = self._fleet.map(
             names,
             lambda host: host.run(("cat", ADMIN_CONF), sudo=True, timeout_s=20, check=False, cancel=self._cancel),
             cancel=self._cancel,
         )
-        found = []
+        found: list[tuple[HostSpec, bytes]] = []
+        problems: list[HostError] = []
         for host in self._spec.control_planes:
             answer = answers.get(host.name)
-            if not isinstance(answer, Exception) and answer is not None and answer.ok and answer.stdout:
+            if isinstance(answer, HostError):
+                problems.append(answer)
+            elif not isinstance(answer, Exception) and answer is not None and answer.ok and answer.stdout:
                 found.append((host, answer.stdout))
-        return found
+        return found, problems
 
     def _find(self) -> KubeApi:
         from kops_py.connect.kube import connect_kube
 
-        configs = self._configs()
+        configs, problems = self._configs()
+        if not configs and problems:
+            raise KubeError(
+                "no control plane can be asked for the cluster",
+                why="; ".join(str(problem) for problem in problems),
+                hint=problems[0].hint or "see what is wrong with: kops-py preflight",
+            ) from problems[0]
         if not configs:
             raise KubeError(
                 "there is no cluster to talk to",
-                why="no reachable control plane has /etc/kubernetes/admin.conf",
-                hint="build it with: kops-py bootstrap; or see what is wrong with: kops-py preflight",
+                why=f"no control plane has {ADMIN_CONF}",
+                hint="build it with: kops-py bootstrap",
             )
         tried: list[str] = []
         candidates: list[tuple[bytes, str | None]] = [(configs[0][1], None)]

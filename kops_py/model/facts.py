@@ -79,12 +79,12 @@ class HostFacts:
     packages: Mapping[str, str] = field(default_factory=_no_map)
     """Installed version of kubeadm, kubelet, kubectl, containerd, containerd.io, cri-tools, kubernetes-cni."""
     held: frozenset[str] = frozenset()
-    containerd_active: bool = False
     containerd_version: str = ""
-    kubelet_active: bool = False
     prepared_digest: str = ""
     """Digest that the node preparation role left as its last act; empty when it never ended."""
     load_balancer_digest: str = ""
+    out_of_balancer: frozenset[str] = frozenset()
+    """On a load balancer: the control planes that kops-py took out and has not put back."""
     staged_digest: str = ""
     """Digest of the upgrade whose packages and images lie ready here; empty when none was staged."""
     static_images: Mapping[str, str] = field(default_factory=_no_map)

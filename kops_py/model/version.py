@@ -65,9 +65,7 @@ class MinorFacts:
     pause: str
     etcd: str
     coredns: str
-    kubelet_config_map: str
     control_plane_taints: tuple[str, ...]
-    eviction_api: str
     etcd_learner_join: bool
     has_config_validate: bool
     has_show_join_phase: bool
@@ -77,8 +75,6 @@ class MinorFacts:
     """Whether KubeletConfiguration has the field failCgroupV1."""
     needs_dual_stack_gate: bool
     """Whether two address families need kubeadm's feature gate IPv6DualStack."""
-    needs_crictl: bool
-    needs_conntrack: bool
     minimum_containerd: tuple[int, int]
     readable_kubeadm_apis: tuple[str, ...]
     """Config APIs that kubeadm of this minor reads, and so may stand in the cluster before an upgrade to it."""
@@ -175,17 +171,13 @@ def _facts(minor: int) -> MinorFacts:
         pause=pause,
         etcd=etcd,
         coredns=coredns,
-        kubelet_config_map=f"kubelet-config-1.{minor}" if minor < 24 else "kubelet-config",
         control_plane_taints=taints,
-        eviction_api="policy/v1beta1" if minor < 22 else "policy/v1",
         etcd_learner_join=minor >= 29,
         has_config_validate=minor >= 28,
         has_show_join_phase=minor >= 26,
         cgroup_v1_ok=minor < 35,
         has_fail_cgroup_v1=minor >= 31,
         needs_dual_stack_gate=minor < 21,
-        needs_crictl=minor < 31,
-        needs_conntrack=minor < 32,
         minimum_containerd=(1, 4) if minor < 26 else (1, 6) if minor < 36 else (2, 2),
         readable_kubeadm_apis=tuple(
             f"kubeadm.k8s.io/{name}" for name, (first, last) in _KUBEADM_APIS.items() if first <= minor <= last

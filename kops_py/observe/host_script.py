@@ -194,6 +194,7 @@ s_units() {
 s_containerd() { limit 5 containerd --version; }
 s_prepared() { cat /etc/kops-py/prepared.json; }
 s_load_balancer() { cat /etc/kops-py/load-balancer.json; }
+s_out_of_balancer() { ls -A1 /run/kops-py/out-of-balancer; }
 s_staged() { cat /etc/kops-py/staged.json; }
 s_static_images() { grep -HE '^ +(- )?image: ' /etc/kubernetes/manifests/*.yaml; }
 s_manifests() { ls -A1 /etc/kubernetes/manifests; }
@@ -275,6 +276,7 @@ SECTIONS = (
     "containerd",
     "prepared",
     "load_balancer",
+    "out_of_balancer",
     "staged",
     "static_images",
     "manifests",

@@ -31,7 +31,7 @@ def plan_text(plan: Plan) -> str:
             number += 1
             lines.append(f"  {number:3d}  {step.node or 'cluster':<{width}}  {step.title}")
             lines += [f"       {'':<{width}}    {detail}" for detail in step.details]
-    lines += ["", f"{number} step{'s' if number != 1 else ''}, digest {plan.digest}"]
+    lines += ["", f"{many(number, 'step')}, digest {plan.digest}"]
     return clean("\n".join(lines))
 
 
@@ -48,10 +48,15 @@ def findings_text(findings: Sequence[Finding]) -> str:
     counted = {s: sum(1 for f in findings if f.severity is s and not f.ignored) for s in Severity}
     ignored = sum(1 for f in findings if f.ignored)
     lines.append(
-        f"{counted[Severity.ERROR]} errors, {counted[Severity.WARNING]} warnings, {counted[Severity.INFO]} notes"
-        + (f", {ignored} ignored" if ignored else "")
+        f"{many(counted[Severity.ERROR], 'error')}, {many(counted[Severity.WARNING], 'warning')}, "
+        f"{many(counted[Severity.INFO], 'note')}" + (f", {ignored} ignored" if ignored else "")
     )
     return clean("\n".join(lines))
+
+
+def many(count: int, word: str) -> str:
+    """Return a number with its word in the right form."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def error_text(error: KopsError, *, resume: str = "", log: str = "") -> str:

@@ -20,7 +20,8 @@ from kops_py.runbooks.rollout import (
     NodeWork,
     Rollout,
     chain,
-    is_our_cordon,
+    is_begun,
+    is_out_of_balancer,
     member_nodes,
     state_findings,
     worker_waves,
@@ -65,7 +66,7 @@ def patch(spec: ClusterSpec, facts: Facts, patches: Mapping[str, PatchFacts], ar
     names = {h.name for h in spec.workers}
     order = [n for n in (*rollout.order, *chains) if n in chains and n not in names]
     waves = [Wave(f"control plane {n}", chains[n]) for n in dict.fromkeys(order) if chains[n]]
-    waves += worker_waves([c for n, c in chains.items() if n in names], rollout, "")
+    waves += worker_waves([c for n, c in chains.items() if n in names], rollout, spec, arguments.operation)
     idle = [n for n, c in chains.items() if not c]
     notes = (f"nothing to do on {few(idle, 6)}",) if idle else ()
     plan = Plan(arguments.operation, spec.name, tuple(waves), {"reboot": str(arguments.reboot)}, notes if waves else ())
@@ -105,7 +106,9 @@ def _chain(
         action_ = RebootNode(name, boot_id, only_if_needed=auto)
         limit_s = timeouts.node_ready_s + _BOOT_S
         steps.append(Step(f"reboot/{name}", name, title, action_, limit_s, ("proven by another boot id",)))
-    if not steps and not is_our_cordon(node):
+    out = is_out_of_balancer(facts, name)
+    if not (steps or is_begun(node) or out):
         return ()
-    work = NodeWork(host, (), tuple(steps), "", node.version.partition("+")[0])
+    version = node.version.partition("+")[0]
+    work = NodeWork(host, (), tuple(steps), "", version, arguments.operation, out)
     return chain(work, node, arguments.rollout, spec)

@@ -11,6 +11,8 @@ from kops_py.model.status import EtcdMember
 
 PKI = "/etc/kubernetes/pki/etcd"
 LOCAL_ENDPOINT = "https://127.0.0.1:2379"
+_ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
+"""AlarmType of etcd's rpc.proto."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class EtcdEndpointStatus:
     raft_term: int
     is_learner: bool
     errors: tuple[str, ...]
+    applied_index: int = 0
 
     @property
     def is_leader(self) -> bool:
@@ -158,6 +161,15 @@ def parse_member_list(output: str) -> tuple[EtcdMemberEntry, ...]:
     )
 
 
+def parse_alarms(output: str) -> dict[int, tuple[str, ...]]:
+    """Read ``alarm list``: the alarms of each member id; raises ValueError."""
+    found: dict[int, tuple[str, ...]] = {}
+    for entry in _load(output, dict).get("alarms") or []:
+        member, kind = int(entry.get("memberID") or 0), entry.get("alarm")
+        found[member] = (*found.get(member, ()), _ALARMS.get(kind, str(kind)))
+    return found
+
+
 def merge_members(
     members: Iterable[EtcdMemberEntry],
     statuses: Iterable[EtcdEndpointStatus],
@@ -184,6 +196,8 @@ def merge_members(
                 used_bytes=status.used_bytes if status else 0,
                 is_leader=status.is_leader if status else False,
                 is_learner=member.is_learner,
+                leader_id=status.leader_id if status else 0,
+                applied_index=status.applied_index if status else 0,
                 revision=status.revision if status else 0,
                 problem=problem,
             )
@@ -205,6 +219,7 @@ def _endpoint_status(entry: Mapping[str, Any]) -> EtcdEndpointStatus:
         raft_term=int(status.get("raftTerm") or header.get("raft_term") or 0),
         is_learner=bool(status.get("isLearner")),
         errors=tuple(str(e) for e in status.get("errors") or ()),
+        applied_index=int(status.get("raftAppliedIndex") or 0),
     )
 
 

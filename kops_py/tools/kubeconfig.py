@@ -41,19 +41,28 @@ def rename(kubeconfig: bytes, cluster: str, server: str | None) -> bytes:
     return _write(result)
 
 
-def merge(existing: bytes, new: bytes, *, make_current: bool = False, force: bool = False) -> bytes:
+def merge(
+    existing: bytes,
+    new: bytes,
+    *,
+    make_current: bool = False,
+    force: bool = False,
+    where: str = "existing kubeconfig",
+) -> bytes:
     """Return ``existing`` with the entries of ``new`` in it; everything else stays, in its order.
 
     Entries of the same name are replaced when they belong to the same cluster: the same certificate authority.
     Another cluster's are replaced only with ``force``. The current context stays unless ``make_current`` or there
-    was none. Comments are lost. Raises ConfigError; neither input is quoted in it.
+    was none. Comments are lost. Raises ConfigError, which calls the existing file ``where``; neither input is quoted.
     """
-    old, added = _read(existing, "existing kubeconfig"), _read(new, "new kubeconfig")
+    old, added = _read(existing, where), _read(new, "new kubeconfig")
+    if old.get("kind", "Config") != "Config":
+        raise ConfigError("this file is no kubeconfig", where=where, hint="choose another place with --file")
     result = copy.deepcopy(old)
     if not force:
-        _refuse_foreign(old, added)
+        _refuse_foreign(old, added, where)
     for section in _SECTIONS:
-        result[section] = _merge_section(_entries(old, section, "existing kubeconfig"), _entries(added, section, "new"))
+        result[section] = _merge_section(_entries(old, section, where), _entries(added, section, "new kubeconfig"))
     for key, value in added.items():
         result.setdefault(key, value)
     if make_current or not old.get("current-context"):
@@ -88,22 +97,22 @@ def write_private(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
-def _refuse_foreign(old: dict[str, Any], added: dict[str, Any]) -> None:
+def _refuse_foreign(old: dict[str, Any], added: dict[str, Any], where: str) -> None:
     """Raise ConfigError when an entry of ``added`` would replace one that belongs to another cluster."""
     for section, kind in (("clusters", "cluster"), ("contexts", "context"), ("users", "user")):
         for entry in _entries(added, section, "new kubeconfig"):
             name = str(entry.get("name") or "")
-            twin = next((e for e in _entries(old, section, "existing kubeconfig") if e.get("name") == name), None)
+            twin = next((e for e in _entries(old, section, where) if e.get("name") == name), None)
             if twin is None or _authority(old, section, twin) & _authority(added, section, entry):
                 continue
             if twin == entry and section != "contexts":
                 continue
             raise ConfigError(
                 f"the kubeconfig already has a {kind} {name!r} of another cluster",
-                where="kubeconfig",
+                where=where,
                 why="its certificate authority is not this cluster's; if the cluster was built anew, it is stale",
                 hint="remove the old entry (kubectl config delete-"
-                f"{kind} {name}), give this cluster another name, or merge with force",
+                f"{kind} {name}), give this cluster another name, or replace it with --force",
             )
 
 
@@ -112,12 +121,12 @@ def _authority(config: dict[str, Any], section: str, entry: dict[str, Any]) -> s
     if section == "clusters":
         names = {str(entry.get("name"))}
     elif section == "contexts":
-        names = {str((entry.get("context") or {}).get("cluster"))}
+        names = {str(_inner(entry, "context").get("cluster"))}
     else:
-        contexts = [(c.get("context") or {}) for c in _entries(config, "contexts", "kubeconfig")]
+        contexts = [_inner(c, "context") for c in _entries(config, "contexts", "kubeconfig")]
         names = {str(c.get("cluster")) for c in contexts if c.get("user") == entry.get("name")}
     return {
-        _authority_of(e.get("cluster") or {})
+        _authority_of(_inner(e, "cluster"))
         for e in _entries(config, "clusters", "kubeconfig")
         if str(e.get("name")) in names
     }
@@ -132,6 +141,12 @@ def _authority_of(cluster: dict[str, Any]) -> str:
         except (binascii.Error, ValueError):
             return str(encoded)
     return str(cluster.get("certificate-authority") or cluster.get("server") or "")
+
+
+def _inner(entry: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return what an entry holds, nothing when it is not a mapping: other people's entries need not be sound."""
+    value = entry.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _merge_section(old: list[dict[str, Any]], added: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -150,6 +165,8 @@ def _read(data: bytes, what: str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         place = f"{what}:{mark.line + 1}:{mark.column + 1}" if mark else what
         raise ConfigError("this kubeconfig is not YAML", where=place, hint="repair or move the file") from None
+    except RecursionError:
+        raise ConfigError("this kubeconfig is nested too deeply", where=what, hint="repair or move the file") from None
     if value is None:
         return {}
     if not isinstance(value, dict):

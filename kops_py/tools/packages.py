@@ -53,8 +53,3 @@ def family_of(os_id: str, os_like: str) -> str:
     if words & {"debian", "ubuntu"}:
         return "debian"
     return "redhat" if words & {"rhel", "fedora", "centos", "rocky", "almalinux"} else ""
-
-
-def installed_version(package_version: str) -> str:
-    """Return ``1.31.2`` of an installed package's ``1.31.2-1.1``; an epoch before it is left out."""
-    return package_version.rpartition(":")[2].partition("-")[0]

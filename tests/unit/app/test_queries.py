@@ -13,7 +13,10 @@ import yaml
 
 from kops_py.app import queries
 from kops_py.app.session import Settings
-from kops_py.model.errors import ConfigError, KubeError
+from kops_py.app.upgrade_facts import require_api
+from kops_py.connect.base import Cancel
+from kops_py.model.errors import CancelledError, ConfigError, KubeError, UnreachableError
+from kops_py.model.facts import Facts, HostFacts
 from tests.fakes.cluster import make_spec
 
 
@@ -34,6 +37,7 @@ def admin_conf(ca: str = "CA") -> bytes:
 class Access:
     def __init__(self) -> None:
         self.conf: bytes | None = admin_conf()
+        self.cancel = Cancel()
 
     def read_admin_conf(self) -> bytes:
         if self.conf is None:
@@ -44,6 +48,7 @@ class Access:
 class Opened:
     def __init__(self, kube: Access) -> None:
         self.kube = kube
+        self.cancel = kube.cancel
 
 
 @pytest.fixture
@@ -63,7 +68,7 @@ def access(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Access:
 
 
 def write(path: Path | None = None, *, merge: bool = False, use: bool = False, force: bool = False) -> Path:
-    written, context = queries.write_kubeconfig(Settings(), path, merge=merge, use=use, force=force)
+    written, context = queries.write_kubeconfig(Settings(), lambda _: None, path, merge=merge, use=use, force=force)
     assert context == "sim"
     assert written.stat().st_mode & 0o777 == 0o600
     return written
@@ -135,6 +140,39 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
             write(path, merge=True)
         assert caught.value.where == str(path)
         assert caught.value.hint
+
+
+def test_a_file_that_cannot_be_merged_into_is_named(access: Access, tmp_path: Path) -> None:
+    path = write(tmp_path / "mine", merge=True)
+    access.conf = admin_conf("REBUILT")
+    with pytest.raises(ConfigError) as caught:
+        write(path, merge=True)
+    assert (caught.value.where, "--force" in caught.value.hint) == (str(path), True)
+    path.write_text("kind: Deployment\n")
+    with pytest.raises(ConfigError, match="no kubeconfig"):
+        write(path, merge=True, force=True)
+    assert path.read_text() == "kind: Deployment\n"
+
+
+@pytest.mark.usefixtures("access")
+def test_use_without_merge_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--use goes with --merge"):
+        write(use=True)
+
+
+def test_a_host_that_cannot_be_asked_is_not_a_missing_cluster() -> None:
+    down = UnreachableError("no route to host", where="n1", hint="is the host up?")
+    with pytest.raises(UnreachableError):
+        require_api(Facts(hosts={"n1": HostFacts(name="n1", problem=down), "n2": HostFacts(name="n2")}), "patch")
+    with pytest.raises(KubeError, match="there is no cluster to patch"):
+        require_api(Facts(hosts={"n1": HostFacts(name="n1")}), "patch")
+
+
+def test_what_ctrl_c_cuts_off_is_called_interrupted(access: Access) -> None:
+    access.conf = None
+    access.cancel.set("SIGINT")
+    with pytest.raises(CancelledError):
+        write()
 
 
 def test_a_cluster_that_is_not_there_is_an_error_of_the_api(access: Access) -> None:

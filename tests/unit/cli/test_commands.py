@@ -168,6 +168,20 @@ def test_preflight_ends_with_3_only_when_something_stands_in_the_way(
     assert json.loads(capsys.readouterr().out)["findings"][0]["id"] == "swap-on"
 
 
+def test_the_kubeconfig_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("kops_py.app.queries.write_kubeconfig", lambda *_, **__: (Path("sim.kubeconfig"), "sim"))
+    assert main.run(["kubeconfig", "-o", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"file": "sim.kubeconfig", "context": "sim"}
+
+
+def test_the_next_command_names_the_same_files(
+    answers: Callable[[RunResult], list[Settings]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers(RunResult(ExitCode.DONE, PLAN, run_dir=Path("/runs/1"), executed=True))
+    assert main.run(["bootstrap", "-y", "-i", "my {hosts}"]) == 0
+    assert capsys.readouterr().out.endswith(" Next: kops-py kubeconfig --inventory 'my {hosts}'\n")
+
+
 ASK = """
 import sys
 import kops_py.app.bootstrap as app

@@ -102,6 +102,11 @@ def bad_inputs() -> dict[str, tuple[str, ...]]:
         "no such ssh config": ("preflight", "-i", "good", "--ssh-config", "nowhere"),
         "unknown finding": ("preflight", "-i", "good", "--ignore", "no-such-finding"),
         "unknown finding of a run": ("bootstrap", "-i", "good", "-y", "--ignore", "swap-on@nobody"),
+        "an empty limit": ("bootstrap", "-i", "good", "-y", "--limit", ""),
+        "a limit of commas": ("bootstrap", "-i", "good", "-y", "--limit", " , "),
+        "an empty digest": ("bootstrap", "-i", "good", "-y", "--plan-digest", ""),
+        "use without merge": ("kubeconfig", "-i", "good", "--use"),
+        "more than all workers": ("upgrade", "-i", "good", "-y", "--max-unavailable", "101%"),
         "kubeconfig into a folder": ("kubeconfig", "-i", "good", "--file", "good"),
     }
 

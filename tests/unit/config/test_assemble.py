@@ -56,6 +56,7 @@ def test_a_good_pair(pair: Pair) -> None:
         ("cp-1", {"ansible_host": "-oProxyCommand=x"}, "5:12", "neither an IP address nor a host name"),
         ("cp-1", {"ansible_host": "cp.example.com"}, "5:12", "its IP address in the cluster is not known"),
         ("cp-1", {"ansible_host": "127.0.0.1"}, "5:12", "its IP address in the cluster is not known"),
+        ("cp-1", {"ansible_host": None}, "5:12", "its IP address in the cluster is not known, 'cp-1' does not tell it"),
         ("cp-2", {"ip": "x"}, "6:38", "ip is 'x', which is not an IP address"),
         ("cp-2", {"ip": "fe80::1"}, "6:38", "other nodes cannot reach"),
         ("cp-2", {"ip": "192.0.2.11"}, "6:38", "address in the cluster 192.0.2.11 is also that of cp-1"),

@@ -122,7 +122,9 @@ STORE = "stores: [{name: a, directory: {path: /srv/x}}]\n"
         (STORE + GOOD + "retention: {keepLast: 0}\n", "keepLast is"),
         (STORE + GOOD + "retention: {minimumAge: '0s'}\n", "not a length of time"),
         (STORE + GOOD + "verify: maybe\n", "verify is"),
+        (STORE + f"encryption: {{recipients: {KEY}}}\n", "a list of public keys"),
     ],
+    ids=lambda value: value if " " in value and len(value) < 40 and "\n" not in value else "",
 )
 def test_what_is_refused(tmp_path: Path, section: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -145,6 +147,7 @@ def test_an_unknown_key_of_a_store_is_guessed(tmp_path: Path) -> None:
         STORE + "encryption: {recipients: hunter2}\n",
         STORE + f"encryption: {{recipients: ['{IDENTITY}']}}\n",
     ],
+    ids=range(6),
 )
 def test_a_misplaced_secret_is_never_shown(tmp_path: Path, section: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -135,3 +135,10 @@ def test_the_configuration_of_the_operators_folder_counts(pair: Pair, monkeypatc
     (pair.hosts.parent / "ansible.cfg").write_text("[inventory]\nenable_plugins = ini\n")
     monkeypatch.chdir(pair.hosts.parent)
     assert errors(pair.hosts)[0].what == "Ansible cannot read the inventory"
+
+
+def test_no_home_that_can_be_written_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ansible-inventory alone ends with a traceback there: it makes ~/.ansible/tmp."""
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    monkeypatch.delenv("ANSIBLE_HOME", raising=False)
+    assert load(EXAMPLES / "single").name == "single"

@@ -139,6 +139,7 @@ def test_spoiled_ini_inventory_through_ansible(folder: Path, data: bytes) -> Non
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)  # two seconds for each of 300 on a busy machine
 @pytest.mark.parametrize(("name", "text"), [("hosts.yaml", HOSTS), ("hosts.ini", HOSTS_INI)], ids=["yaml", "ini"])
 def test_soak_spoiled_inventory_through_ansible(folder: Path, name: str, text: str) -> None:
     count = 0

@@ -146,12 +146,16 @@ def test_a_playbook_that_cannot_run_is_a_problem_with_the_reason(playbooks: Path
 
 
 def test_a_time_limit_ends_it_and_names_the_task(playbooks: Path) -> None:
-    begun = time.monotonic()
     tasks = "    - name: Long\n      ansible.builtin.command: sleep 50\n"
-    result = run(playbooks, tasks, [host("one")], timeout_s=4)
-    assert time.monotonic() - begun < 20
+    for limit_s in (4, 30):  # on a busy machine Ansible needs longer than the first to come to its task
+        begun = time.monotonic()
+        result = run(playbooks, tasks, [host("one")], timeout_s=limit_s)
+        assert time.monotonic() - begun < limit_s + 16
+        assert result.problem is not None
+        assert f"did not end within {limit_s} s" in result.problem.what
+        if result.problem.why:
+            break
     assert result.problem is not None
-    assert "did not end within 4 s" in result.problem.what
     assert "one in 'Long'" in result.problem.why
 
 

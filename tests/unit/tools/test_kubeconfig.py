@@ -218,3 +218,40 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         write_private(target, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ["config"]
     assert target.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "clusters: [{name: other, cluster: text}]",
+        "contexts: [{name: other, context: text}]\nusers: [{name: prod-admin, user: {}}]",
+        "contexts: [{name: other, context: [prod]}]",
+        "users: [{name: other, user: null}]",
+    ],
+)
+def test_entries_of_others_that_are_not_sound_stay_as_they_are(odd: str) -> None:
+    existing = yaml.safe_load(odd)
+    if "users" in existing and existing["users"][0]["name"] == "prod-admin":
+        with pytest.raises(ConfigError, match="of another cluster"):
+            merge(odd.encode(), rename(admin_conf(), "prod", None))
+        return
+    merged = load(merge(odd.encode(), rename(admin_conf(), "prod", None)))
+    for section, entries in existing.items():
+        assert merged[section][: len(entries)] == entries
+
+
+@pytest.mark.parametrize(
+    ("existing", "words"),
+    [
+        (b"[" * 5000, "nested too deeply"),
+        (b"kind: Deployment\napiVersion: apps/v1\n", "no kubeconfig"),
+        (b"clusters: [{name: prod, cluster: text}]", "of another cluster"),
+        (b"- a", "not a mapping"),
+        (b"a: [", "not YAML"),
+    ],
+)
+def test_a_file_that_cannot_be_merged_into_is_named(existing: bytes, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        merge(existing, rename(admin_conf(), "prod", None), where="/home/me/.kube/config")
+    assert caught.value.where.startswith("/home/me/.kube/config")
+    assert caught.value.hint
