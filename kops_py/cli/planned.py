@@ -76,6 +76,8 @@ def _print(result: RunResult, *, plan_only: bool, done: str) -> None:
         say(f"cluster {result.plan.cluster}: nothing to do" + (f" ({notes})" if notes else ""))
     elif not result.errors:
         say(f"cluster {result.plan.cluster} {done.format(steps=len(result.plan.steps))}")
+    if result.hint and not plan_only:
+        say(result.hint)
 
 
 def _print_errors(settings: Settings, result: RunResult) -> None:

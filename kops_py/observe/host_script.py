@@ -195,6 +195,7 @@ s_containerd() { limit 5 containerd --version; }
 s_prepared() { cat /etc/kops-py/prepared.json; }
 s_load_balancer() { cat /etc/kops-py/load-balancer.json; }
 s_staged() { cat /etc/kops-py/staged.json; }
+s_removed() { cat /etc/kops-py/removed.json; }
 s_static_images() { grep -HE '^ +(- )?image: ' /etc/kubernetes/manifests/*.yaml; }
 s_manifests() { ls -A1 /etc/kubernetes/manifests; }
 s_leftovers() { for path in @LEFTOVERS@; do [ -e "$path" ] && echo "$path"; done; }
@@ -276,6 +277,7 @@ SECTIONS = (
     "prepared",
     "load_balancer",
     "staged",
+    "removed",
     "static_images",
     "manifests",
     "leftovers",
