@@ -249,13 +249,18 @@ def reset_step(spec: ClusterSpec, name: str, reason: str) -> Step:
     return Step(f"reset/{name}", name, "kubeadm reset", ResetNode(name, reason), spec.timeouts.kubeadm_s, details)
 
 
-def routes_wave(spec: ClusterSpec, facts: Facts, leaving: Collection[str], *, pending: bool) -> Wave:
-    """Return the wave that takes the routes to removed nodes from all others; ``pending``: some are still to go."""
+def routes_wave(
+    spec: ClusterSpec, facts: Facts, leaving: Collection[str], *, pending: bool, arriving: Collection[str] = ()
+) -> Wave:
+    """Return the wave that takes the routes to removed nodes from all others.
+
+    ``pending``: some are still to go; ``arriving`` are nodes by then.
+    """
     nodes = facts.kube.nodes if facts.kube else {}
     steps: list[Step] = []
     for host in spec.nodes if spec.network.cni is CniType.BRIDGE else ():
         found = facts.hosts[host.name]
-        if host.name in leaving or host.name not in nodes or not found.reachable:
+        if host.name in leaving or host.name not in {*nodes, *arriving} or not found.reachable:
             continue
         gone = {peer for peer in found.bridge_peers if peer.partition("=")[0] not in nodes}
         if pending or gone:

@@ -29,6 +29,7 @@ from kops_py.runbooks.node_remove import (
     routes_wave,
     was_removed,
 )
+from kops_py.runbooks.rollout import NOT_READY
 from kops_py.runbooks.upgrade import UpgradeArguments, upgrade
 
 TOO_FEW = FindingKind(
@@ -115,7 +116,7 @@ def replace(spec: ClusterSpec, facts: Facts, arguments: ReplaceArguments) -> Dec
         *decision.plan.waves,
         *_joins(_without(spec, removed), facts, arguments, target),
         *removal_waves(spec, facts, arguments.remove, f", replaced at {target}"),
-        routes_wave(spec, facts, {*out, *removed}, pending=leaving),
+        routes_wave(spec, facts, {*out, *removed}, pending=leaving, arriving=outside),
     )
     plan = Plan(
         "upgrade",
@@ -124,7 +125,9 @@ def replace(spec: ClusterSpec, facts: Facts, arguments: ReplaceArguments) -> Dec
         {**decision.plan.arguments, "strategy": "replace", "replaced": ",".join(out)},
         (*decision.plan.notes, *_notes(out, outside)),
     )
-    found = [f for f in decision.findings if f.node not in out]
+    # a new host whose join was cut off is not Ready yet: that is mended here, and of those that go more is said below
+    new = set(arguments.newcomers)
+    found = [f for f in decision.findings if f.node not in out and not (f.id == NOT_READY.id and f.node in new)]
     found += [*removal_findings(spec, facts, arguments.remove), *_findings(spec, facts, arguments)]
     return Decision(plan, tuple(found))
 

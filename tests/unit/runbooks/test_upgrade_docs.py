@@ -22,7 +22,9 @@ def table(kinds: tuple[FindingKind, ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("upgrade", UPGRADE_KINDS), ("drain", DRAIN_KINDS), ("membership", MEMBERSHIP_KINDS)])
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("upgrade", UPGRADE_KINDS), ("drain", DRAIN_KINDS), ("membership", MEMBERSHIP_KINDS)]
+)
 def test_page_lists_every_finding(name: str, kinds: tuple[FindingKind, ...]) -> None:
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
     text = PAGE.read_text()
