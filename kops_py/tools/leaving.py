@@ -41,7 +41,8 @@ done
 rm -f /etc/kops-py/kubeadm-init.yaml /etc/kops-py/kubeadm-join.yaml /etc/kops-py/upload-certs.yaml
 """
 
-_OURS = "KUBE-|CNI-(DN|SN|HOSTPORT)|:CNI-|CNI-[0-9a-f]{24}|--comment kops-py"
+OURS = "KUBE-|CNI-(DN|SN|HOSTPORT)|:CNI-|CNI-[0-9a-f]{24}|--comment kops-py"
+"""Extended regular expression of the lines of iptables-save that Kubernetes, its port mapping or we wrote."""
 
 _LEFT = """\
 if systemctl is-active --quiet kubelet; then echo "the kubelet runs"; fi
@@ -56,7 +57,7 @@ if [ -n "$(crictl pods -q --state Ready 2>/dev/null)" ]; then echo "pods that st
 
 def clear_script() -> str:
     """Return the script that removes what kubeadm reset says it does not: network, packet filter, keys, copies."""
-    return "set -eu\n" + _CLEAR.format(bridge=bridge.clear_script(), ours=_OURS)
+    return "set -eu\n" + _CLEAR.format(bridge=bridge.clear_script(), ours=OURS)
 
 
 def left_script() -> str:
