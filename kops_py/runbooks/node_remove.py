@@ -192,7 +192,7 @@ def removal_chain(spec: ClusterSpec, facts: Facts, name: str, arguments: RemoveA
     node = facts.kube.nodes.get(name) if facts.kube else None
     host = facts.hosts.get(name)
     on_host = host is not None and host.reachable and name not in arguments.machines_left
-    begun, done = _progress(spec, host) if host is not None and on_host else (False, False)
+    begun, done = removal_progress(spec, host) if host is not None and on_host else (False, False)
     timeouts = spec.timeouts
     steps: list[Step] = []
     if node is not None and not begun:
@@ -220,7 +220,7 @@ def is_cluster_host(host: HostFacts) -> bool:
     return host.has_kubelet_conf or host.has_admin_conf or host.has_etcd_data or bool(host.manifests)
 
 
-def _progress(spec: ClusterSpec, host: HostFacts) -> tuple[bool, bool]:
+def removal_progress(spec: ClusterSpec, host: HostFacts) -> tuple[bool, bool]:
     """Return whether our reset of this host was begun, and whether it came to its end."""
     mark = host.removal
     begun = mark is not None and mark.cluster == spec.name
@@ -229,7 +229,7 @@ def _progress(spec: ClusterSpec, host: HostFacts) -> tuple[bool, bool]:
 
 def was_removed(spec: ClusterSpec, host: HostFacts) -> bool:
     """Whether kops-py takes or took this host out of this cluster, and nothing has joined it again since."""
-    return _progress(spec, host)[0]
+    return removal_progress(spec, host)[0]
 
 
 def _leave(spec: ClusterSpec, node: NodeFacts, arguments: RemoveArguments) -> Iterator[Step]:
@@ -317,7 +317,7 @@ def _node_findings(spec: ClusterSpec, facts: Facts, name: str, arguments: Remove
     elif host is not None and not host.reachable and not arguments.lost:
         hint = "bring it back; or, if it is gone for good: --lost"
         yield UNREACHABLE.found("cannot be reached over ssh: it cannot be reset", node=name, hint=hint)
-    if host is not None and host.reachable and _is_foreign(spec, facts, host):
+    if host is not None and host.reachable and is_foreign(spec, facts, host):
         yield OTHER_CLUSTER.found("its certificate authority is not the one of the control planes", node=name)
     if node is not None and not node.ready and not arguments.lost and not (host and was_removed(spec, host)):
         hint = "mend it first; or, if it is gone for good: --lost"
@@ -330,7 +330,7 @@ def _node_findings(spec: ClusterSpec, facts: Facts, name: str, arguments: Remove
         yield IN_INVENTORY.found("is in the inventory still: take it out when it is removed", node=name)
 
 
-def _is_foreign(spec: ClusterSpec, facts: Facts, host: HostFacts) -> bool:
+def is_foreign(spec: ClusterSpec, facts: Facts, host: HostFacts) -> bool:
     """Whether a host has the CA of another cluster than the control planes that are members."""
     nodes = facts.kube.nodes if facts.kube else {}
     own = {facts.hosts[h.name].ca_digest for h in spec.control_planes if h.name in nodes and h.name != host.name}

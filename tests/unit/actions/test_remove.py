@@ -106,7 +106,7 @@ class Etcd:
     """A scripted etcd that every control plane of the stage answers for."""
 
     def __init__(self, found: Stage, names: Sequence[str], sick: Sequence[str] = ()) -> None:
-        self.names = {number: name for number, name in enumerate(names, 1)}
+        self.names = dict(enumerate(names, 1))
         self.sick = set(sick)
         self.removed: list[str] = []
         self.moved: list[str] = []
@@ -186,7 +186,7 @@ def test_an_etcd_that_does_not_answer_is_no_etcd_without_the_member() -> None:
     Etcd(found, ["n1", "n2"])
     found.hosts["n1"].on(etcdctl.find_container_argv(), Reply("", exit_status=1))
     found.hosts["n1"].on(("test", "-e", "/etc/kubernetes/manifests/etcd.yaml"), Reply(exit_status=1))
-    with pytest.raises(EtcdError, match="no etcd answers|does not answer"):
+    with pytest.raises(EtcdError, match="etcd does not answer"):
         remove.why_no_member(found.deps, ForgetEtcdMember("n2"))
 
 

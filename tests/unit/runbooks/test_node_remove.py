@@ -19,7 +19,7 @@ from kops_py.model.spec import CniType, Endpoint
 from kops_py.model.version import Version
 from kops_py.runbooks.bootstrap import bootstrap
 from kops_py.runbooks.node_add import add_nodes, joining_version
-from kops_py.runbooks.node_remove import RemoveArguments, remove_nodes, removal_arguments
+from kops_py.runbooks.node_remove import RemoveArguments, removal_arguments, remove_nodes
 from kops_py.runbooks.rollout import Rollout
 from tests.fakes.cluster import arguments_for, make_spec
 from tests.fakes.membership import MembershipCluster
