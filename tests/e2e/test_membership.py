@@ -119,6 +119,19 @@ def test_control_planes_leave_and_a_worker_is_lost(bed: Bed) -> None:
     assert _members(bed) == dict.fromkeys(BIG[:3], True)
     bed.assert_nothing_to_do()
 
+    refused = bed.program.run("reset", "-y", exit_code=2)
+    assert "--yes-really" in refused.stderr, refused.report()
+    running = bed.program.start("reset", "--yes-really", "leaving")
+    running.wait_said(r"n3: kubeadm reset$", deadline_s=200)
+    running.kill()
+    down = bed.program.run("reset", "--yes-really", "leaving", deadline_s=400)
+    bed.say(f"reset of what was left in {down.duration_s:.1f} s")
+    for name in (*BIG[:3], "n4"):
+        assert_left_clean(bed, name)
+    again = bed.program.run("reset", "--yes-really", "leaving")
+    assert "nothing to do" in again.text, again.report()
+    bed.program.run("bootstrap", "--plan", exit_code=20)  # and nothing that is left stands in the way of another
+
 
 def assert_left_clean(bed: Bed, name: str) -> None:
     """Nothing of the cluster is left on a removed host but its packages, and the mark that says who removed it."""
