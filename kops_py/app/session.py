@@ -139,9 +139,13 @@ class Session:
         return not removed and (self.spec.limit is None or host.name in self.spec.limit)
 
     def observe_etcd(self, facts: Facts) -> tuple[EtcdMember, ...]:
-        """Ask etcd about its members through the first control plane that answers; empty when none does."""
+        """Ask etcd about its members through the first control plane that answers; empty when none does.
+
+        One whose own etcd does not run says only that, and only counts when no other one says more.
+        """
         from kops_py.observe.host_status import observe_etcd_cluster
 
+        fallback: tuple[EtcdMember, ...] = ()
         for host in self.spec.control_planes:
             if not facts.hosts[host.name].reachable:
                 continue
@@ -149,9 +153,10 @@ class Session:
                 found = observe_etcd_cluster(self.fleet.host(host.name))
             except (HostError, ValueError):
                 continue
-            if found:
+            if any(member.member_id for member in found):
                 return found
-        return ()
+            fallback = fallback or found
+        return fallback
 
     def probe(self, facts: Facts) -> ProbeResults:
         """Probe between hosts and towards the sources of packages and images; changes nothing."""

@@ -153,3 +153,19 @@ def test_a_reset_needs_the_right_name_and_leaves_nothing(world: World) -> None:
     assert world.reset("sim").plan.has_changes is False
     lease = world.kube.object("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kops-py")
     assert not ((lease or {}).get("spec") or {}).get("holderIdentity"), "the lock in the cluster is held still"
+
+
+def test_a_control_plane_whose_etcd_is_gone_is_not_taken_for_the_whole_of_etcd(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its member was taken out, and before its reset: the manifest is there, the container is not."""
+    dead = EtcdMember("n1", 0, "", healthy=False, problem="its container is not running")
+    alive = (EtcdMember("n2", 2, "", healthy=True), EtcdMember("n3", 3, "", healthy=True))
+    answers = {"n1": (dead,), "n2": alive, "n3": alive}
+    monkeypatch.setattr("kops_py.observe.host_status.observe_etcd_cluster", lambda host: answers[host.name])
+    fleet = FakeFleet([FakeHost(h.name) for h in world.spec.hosts])
+    kube = cast(KubeAccess, Access(world.kube))
+    opened = Session(world.settings(), world.spec, Cancel(), lambda _: None, world.folder, fleet, kube)
+    assert opened.observe_etcd(world.cluster.facts()) == alive
+    answers |= {"n2": (), "n3": ()}
+    assert opened.observe_etcd(world.cluster.facts()) == (dead,)
