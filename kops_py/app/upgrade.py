@@ -175,7 +175,7 @@ def drain_findings(
         for name, node in workloads.nodes.items()
     }
     workloads = dataclasses.replace(workloads, nodes={**(arriving or {}), **nodes})
-    found = disruption_findings(workloads, rollout.drain, drained, max(rollout.window, len(leaving)))
+    found = disruption_findings(workloads, rollout.drain, drained, max(rollout.window, len({*leaving} & {*drained})))
     return tuple(for_good(f, leaving) for f in found)
 
 

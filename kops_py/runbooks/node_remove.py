@@ -195,7 +195,8 @@ def removal_chain(spec: ClusterSpec, facts: Facts, name: str, arguments: RemoveA
     begun, done = removal_progress(spec, host) if host is not None and on_host else (False, False)
     timeouts = spec.timeouts
     steps: list[Step] = []
-    if node is not None and not begun:
+    # Ready although a reset was begun: it never ran, or the node is in use again. Nothing is lost by another drain.
+    if node is not None and (not begun or node.ready):
         steps += _leave(spec, node, arguments)
     if (
         name in arguments.control_planes
@@ -221,10 +222,14 @@ def is_cluster_host(host: HostFacts) -> bool:
 
 
 def removal_progress(spec: ClusterSpec, host: HostFacts) -> tuple[bool, bool]:
-    """Return whether our reset of this host was begun, and whether it came to its end."""
+    """Return whether our reset of this host was begun, and whether it came to its end.
+
+    A host that was clean and holds a cluster's files again was joined by somebody else since: the mark says nothing.
+    """
     mark = host.removal
-    begun = mark is not None and mark.cluster == spec.name
-    return begun, begun and mark is not None and mark.done and not is_cluster_host(host)
+    if mark is None or mark.cluster != spec.name or (mark.done and is_cluster_host(host)):
+        return False, False
+    return True, mark.done
 
 
 def was_removed(spec: ClusterSpec, host: HostFacts) -> bool:

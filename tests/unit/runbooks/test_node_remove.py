@@ -224,6 +224,15 @@ def test_a_mark_of_another_cluster_says_nothing() -> None:
     assert "drain/n3" in ids(plan_of(cluster, ["n3"]))
 
 
+@pytest.mark.parametrize("done", [True, False])
+def test_a_node_in_use_again_is_drained_whatever_an_old_mark_says(done: bool) -> None:
+    """Joined by hand since, or uncordoned after a reset that never ran."""
+    cluster = MembershipCluster.built(make_spec(1, 2))
+    mark = RemovalMark(cluster.spec.name, "run", "", "", done=done)
+    cluster.hosts["n3"] = dataclasses.replace(cluster.hosts["n3"], removal=mark)
+    assert ids(plan_of(cluster, ["n3"]))[:4] == ["cordon/n3", "drain/n3", "settled/n3", "reset/n3"]
+
+
 def test_a_member_of_etcd_is_not_reset_by_the_simulation() -> None:
     """The fake is strict where it matters."""
     cluster = MembershipCluster.built(make_spec(3))
