@@ -110,7 +110,8 @@ def replace(spec: ClusterSpec, facts: Facts, arguments: ReplaceArguments) -> Dec
     out, target = arguments.remove.names, arguments.upgrade.hops[-1]
     removed = {h.name for h in spec.nodes if was_removed(spec, facts.hosts[h.name])}
     outside = {n for n in arguments.newcomers if n not in nodes or not facts.hosts[n].has_kubelet_conf}
-    decision = upgrade(_without(spec, {*out, *removed, *outside}), facts, arguments.upgrade)
+    in_place = dataclasses.replace(arguments.upgrade, staged_only=frozenset(out) - removed)
+    decision = upgrade(_without(spec, {*out, *removed, *outside}), facts, in_place)
     leaving = any(removal_chain(spec, facts, n, arguments.remove) for n in out)
     waves = (
         *decision.plan.waves,

@@ -170,6 +170,11 @@ class MembershipCluster(SimulatedCluster):
     def _upgrade(self, node: str, version: Version, *, apply: bool, control_plane: bool) -> None:
         self._require(self.hosts[node].packages["kubeadm"].startswith(version.bare), "kubeadm is another", node)
         if apply:
+            # kubeadm lets kube-proxy of the new version run on every node at once
+            lacking = [
+                n for n in self.nodes if n in self.hosts and self.hosts[n].staged_digest != f"stage-{version}-{n}"
+            ]
+            self._require(not lacking, f"no image of kube-proxy {version} on {lacking}")
             self.stored = str(version)
         self._require(self.stored == str(version), "upgrade node before apply", node)
         if control_plane:

@@ -74,7 +74,7 @@ def test_whole_plan_in_order() -> None:
     cluster = bed(1, 2, 2)
     found = ids(plan_of(cluster, arguments_of(cluster)))
     assert found == [
-        "stage/n1@v1.21.0",
+        *[f"stage/{n}@v1.21.0" for n in ("n1", "n2", "n3")],  # kube-proxy of the new version runs on the old ones too
         *[f"{s}/n1@v1.21.0" for s in ("kubeadm", "upgrade", "cordon", "drain", "kubelet", "healthy", "uncordon")],
         "settled/n1@v1.21.0",
         "prepare/x1",
