@@ -28,7 +28,7 @@ from kops_py.model.membership import quorum_problem, without
 from kops_py.model.plan import Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec, CniType, HostSpec
 from kops_py.runbooks.decision import Decision
-from kops_py.runbooks.rollout import NOT_READY, UNREACHABLE, Rollout, drain_details, worker_waves
+from kops_py.runbooks.rollout import NOT_READY, UNREACHABLE, Rollout, drain_details
 
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
@@ -171,15 +171,13 @@ def remove_nodes(spec: ClusterSpec, facts: Facts, arguments: RemoveArguments) ->
 
 
 def removal_waves(spec: ClusterSpec, facts: Facts, arguments: RemoveArguments, title: str = "") -> tuple[Wave, ...]:
-    """Return the waves that take the nodes out: control planes one by one, then the workers' window."""
+    """Return the waves that take the nodes out: control planes one by one, then the workers in a sliding window."""
     chains = {name: removal_chain(spec, facts, name, arguments) for name in arguments.names}
+    workers = tuple(s for n in arguments.names if n not in arguments.control_planes for s in chains[n])
+    window, failures = arguments.rollout.window, arguments.rollout.max_failures
     return (
         *(Wave(f"control plane {n} out", chains[n]) for n in arguments.names if n in arguments.control_planes),
-        *worker_waves(
-            [chains[n] for n in arguments.names if n not in arguments.control_planes],
-            arguments.rollout,
-            f" out{title}",
-        ),
+        Wave(f"workers out{title}", workers, max_parallel=window, failures_allowed=failures),
     )
 
 
