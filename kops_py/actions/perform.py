@@ -17,6 +17,7 @@ from kops_py.actions import (
     network,
     prepare,
     reboot,
+    remove,
     static_pods,
     upgrade,
 )
@@ -28,8 +29,10 @@ from kops_py.model.actions import (
     ConfigureBridge,
     ConfigureLoadBalancer,
     CordonNode,
+    DeleteNode,
     DrainNode,
     FinishNode,
+    ForgetEtcdMember,
     InitControlPlane,
     InstallPackages,
     InstallUpdates,
@@ -39,6 +42,7 @@ from kops_py.model.actions import (
     PrepareHost,
     PutBackIntoBalancer,
     RebootNode,
+    ResetNode,
     RestartApiServer,
     RevokeJoinSecrets,
     RunHook,
@@ -89,6 +93,8 @@ class ClusterPerformer:
                     return None if self._left_secrets() else "none is left"
                 case RebootNode() as action:
                     return reboot.why_no_reboot(self._deps, action)
+                case ForgetEtcdMember() as action:
+                    return remove.why_no_member(self._deps, action)
                 case _:
                     return None
 
@@ -113,8 +119,10 @@ class ClusterPerformer:
         deps = self._deps
         match ctx.step.action:
             case InitControlPlane() as action:
+                remove.forget_mark(deps, action.node)
                 kubeadm.init_control_plane(deps, action, ctx)
             case JoinNode() as action:
+                remove.forget_mark(deps, action.node)
                 kubeadm.join_node(deps, action, ctx)
             case RestartApiServer() as action:
                 api_server.restart(deps, action, ctx)
@@ -147,6 +155,12 @@ class ClusterPerformer:
                 maintenance.drain_node(deps, action, ctx)
             case UncordonNode() as action:
                 maintenance.uncordon_node(deps, action, ctx)
+            case ResetNode() as action:
+                remove.reset_node(deps, action, ctx)
+            case ForgetEtcdMember() as action:
+                remove.forget_etcd_member(deps, action, ctx)
+            case DeleteNode() as action:
+                remove.delete_node(deps, action, ctx)
             case WaitNode() as action:
                 gates.wait_node(deps, action, ctx)
             case MarkUnfinished() | FinishNode() as action:
@@ -186,6 +200,10 @@ class ClusterPerformer:
                 gates.wait_addons(self._deps, ctx)
             case RestartApiServer(node=node):
                 api_server.verify_restarted(self._deps, node, ctx)
+            case ForgetEtcdMember() as action:
+                remove.verify_no_member(self._deps, action, ctx)
+            case DeleteNode(node=node):
+                remove.verify_deleted(self._deps, node, ctx)
             case RevokeJoinSecrets():
                 left = self._left_secrets()
                 if left:

@@ -251,3 +251,32 @@ class RebootNode(Action):
     node: str
     boot_id: str
     only_if_needed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResetNode(Action):
+    """Run kubeadm reset and remove what it leaves; ``reason`` goes into the mark on the host."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetEtcdMember(Action):
+    """Take a node's member out of etcd; ``address`` is the node's.
+
+    ``handover``: its host can be asked to give leadership to another member before.
+    """
+
+    node: str
+    address: str = ""
+    handover: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteNode(Action):
+    """Delete a Node object; ``lost``: only while its kubelet does not report."""
+
+    node: str
+    control_plane: bool
+    lost: bool = False
