@@ -18,6 +18,7 @@ from kops_py.actions import (
     network,
     prepare,
     reboot,
+    remove,
     static_pods,
     upgrade,
 )
@@ -32,8 +33,10 @@ from kops_py.model.actions import (
     CordonNode,
     DefragmentMember,
     DisarmAlarms,
+    DeleteNode,
     DrainNode,
     FinishNode,
+    ForgetEtcdMember,
     InitControlPlane,
     InstallPackages,
     InstallUpdates,
@@ -43,6 +46,7 @@ from kops_py.model.actions import (
     PrepareHost,
     PutBackIntoBalancer,
     RebootNode,
+    ResetNode,
     RestartApiServer,
     RevokeJoinSecrets,
     RunHook,
@@ -97,6 +101,8 @@ class ClusterPerformer:
                 case DisarmAlarms():
                     left = etcd.alarms_left(self._deps.fleet, etcd_targets(self._deps.spec), ctx)
                     return None if left else "no alarm is raised"
+                case ForgetEtcdMember() as action:
+                    return remove.why_no_member(self._deps, action)
                 case _:
                     return None
 
@@ -121,8 +127,10 @@ class ClusterPerformer:
         deps = self._deps
         match ctx.step.action:
             case InitControlPlane() as action:
+                remove.forget_mark(deps, action.node)
                 kubeadm.init_control_plane(deps, action, ctx)
             case JoinNode() as action:
+                remove.forget_mark(deps, action.node)
                 kubeadm.join_node(deps, action, ctx)
             case RestartApiServer() as action:
                 api_server.restart(deps, action, ctx)
@@ -155,6 +163,12 @@ class ClusterPerformer:
                 maintenance.drain_node(deps, action, ctx)
             case UncordonNode() as action:
                 maintenance.uncordon_node(deps, action, ctx)
+            case ResetNode() as action:
+                remove.reset_node(deps, action, ctx)
+            case ForgetEtcdMember() as action:
+                remove.forget_etcd_member(deps, action, ctx)
+            case DeleteNode() as action:
+                remove.delete_node(deps, action, ctx)
             case WaitNode() as action:
                 gates.wait_node(deps, action, ctx)
             case MarkUnfinished() | FinishNode() as action:
@@ -202,6 +216,10 @@ class ClusterPerformer:
                 etcd.verify_defragmented(self._deps.fleet, etcd_targets(self._deps.spec), action, ctx)
             case RestartApiServer(node=node):
                 api_server.verify_restarted(self._deps, node, ctx)
+            case ForgetEtcdMember() as action:
+                remove.verify_no_member(self._deps, action, ctx)
+            case DeleteNode(node=node):
+                remove.verify_deleted(self._deps, node, ctx)
             case RevokeJoinSecrets():
                 left = self._left_secrets()
                 if left:

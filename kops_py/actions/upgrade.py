@@ -89,7 +89,7 @@ def upgrade_with_kubeadm(deps: Deps, action: UpgradeWithKubeadm, ctx: StepContex
     host = deps.fleet.host(action.node)
     if action.control_plane:
         note_static_pods(deps, host, ctx)
-        _move_etcd_leader_away(deps, host, ctx)
+        move_etcd_leader_away(deps, host, ctx)
     version = Version.parse(action.version)
     ignored = deps.kubeadm_ignores
     argv = (
@@ -121,7 +121,7 @@ def upgrade_with_kubeadm(deps: Deps, action: UpgradeWithKubeadm, ctx: StepContex
     )
 
 
-def _move_etcd_leader_away(deps: Deps, host: Host, ctx: StepContext) -> None:
+def move_etcd_leader_away(deps: Deps, host: Host, ctx: StepContext) -> None:
     """Hand leadership to another member before this one is stopped: an election costs writes, a handover does not."""
     members = observe_etcd_cluster(host)
     own = next((m for m in members if m.name == host.name), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -22,6 +22,7 @@ from kops_py.model.spec import ClusterSpec
 from kops_py.model.version import Version
 
 if TYPE_CHECKING:
+    from kops_py.model.workloads import NodeCapacity
     from kops_py.runbooks.rollout import Rollout
     from kops_py.runbooks.upgrade import UpgradeArguments
 
@@ -51,19 +52,32 @@ def run_upgrade(
     target: Version | None,
     via: Mapping[int, Version],
     rollout: RolloutSettings,
+    replaced: tuple[str, ...] | None = None,
 ) -> RunResult:
     """Upgrade the cluster to ``target`` (None: what cluster.yaml says); raises KopsError before it starts.
 
-    ``via`` maps each minor in between to the release to go through.
+    ``via`` maps each minor in between to the release to go through. ``replaced`` are the workers that new hosts take
+    the place of; empty: all that are older than the target; None: every worker is upgraded in place.
     """
+    from kops_py.app.membership import removed_hosts, with_hint
+
+    inventory: set[str] = set()
 
     def decide(opened: Session) -> Decided:
-        return _decide(opened, target or opened.spec.kubernetes.version, via, rollout)
+        inventory.update(h.name for h in opened.spec.hosts)
+        return _decide(opened, target or opened.spec.kubernetes.version, via, rollout, replaced)
 
-    return run_operation(settings, emit, confirm, "upgrade", decide)
+    result = run_operation(settings, emit, confirm, "upgrade", decide)
+    return with_hint(result, [n for n in removed_hosts(result.plan) if n in inventory])
 
 
-def _decide(opened: Session, target: Version, via: Mapping[int, Version], given: RolloutSettings) -> Decided:
+def _decide(
+    opened: Session,
+    target: Version,
+    via: Mapping[int, Version],
+    given: RolloutSettings,
+    replaced: tuple[str, ...] | None,
+) -> Decided:
     from kops_py.actions.gates import unavailable_workloads
     from kops_py.actions.perform import ClusterPerformer
     from kops_py.runbooks.preflight import mark_ignored
@@ -84,6 +98,12 @@ def _decide(opened: Session, target: Version, via: Mapping[int, Version], given:
     arguments = _arguments(spec, facts, upgrade_path(current, target, via), given)
     settled = settle_canaries(opened, arguments.rollout, upgrade(spec, facts, arguments).plan)
     arguments = dataclasses.replace(arguments, rollout=settled)
+    if replaced is not None:
+        from kops_py.app.membership import decide_replace
+
+        decided = decide_replace(opened, facts, arguments, replaced)
+        found = _version_findings(opened, facts, current, arguments, decided.plan)
+        return dataclasses.replace(decided, findings=(*decided.findings, *mark_ignored(found, opened.ignored)))
     decision = upgrade(spec, facts, arguments)
     plan, about_backup = with_backup(opened, decision.plan)
     found = (*decision.findings, *_findings(opened, facts, current, arguments, decision.plan), *about_backup)
@@ -108,6 +128,15 @@ def _findings(
     opened: Session, facts: Facts, current: Version, arguments: UpgradeArguments, plan: Plan
 ) -> tuple[Finding, ...]:
     """Return what speaks against this upgrade; nothing is asked when there is nothing to do."""
+    found = _version_findings(opened, facts, current, arguments, plan)
+    return (*found, *drain_findings(opened, arguments.rollout, plan)) if plan.has_changes else found
+
+
+def _version_findings(
+    opened: Session, facts: Facts, current: Version, arguments: UpgradeArguments, plan: Plan
+) -> tuple[Finding, ...]:
+    """Return what of the cluster does not fit the versions on the way."""
+    from kops_py.app.membership import removed_hosts
     from kops_py.app.upgrade_facts import observe_upgrade
     from kops_py.observe.api_use import observe_api_use
     from kops_py.runbooks.api_removals import api_findings
@@ -117,19 +146,31 @@ def _findings(
         return ()
     limit = arguments.rollout.limit
     left_behind = frozenset(h.name for h in opened.spec.nodes if limit and h.name not in limit)
+    left_behind |= frozenset(removed_hosts(plan))
     target = arguments.hops[-1]
     return (
         *version_findings(current, arguments.hops, observe_upgrade(opened, facts, left_behind)),
         *api_findings(observe_api_use(opened.kube.api(), current, target), current, target),
-        *drain_findings(opened, arguments.rollout, plan),
     )
 
 
-def drain_findings(opened: Session, rollout: Rollout, plan: Plan) -> tuple[Finding, ...]:
-    """Return what speaks against the drains of a plan; raises KubeError."""
+def drain_findings(
+    opened: Session,
+    rollout: Rollout,
+    plan: Plan,
+    *,
+    leaving: Collection[str] = (),
+    arriving: Mapping[str, NodeCapacity] | None = None,
+) -> tuple[Finding, ...]:
+    """Return what speaks against the drains of a plan; raises KubeError.
+
+    Nodes that are ``leaving`` do not come back: what has no room or place without them is an error. Those that are
+    ``arriving`` are reckoned as there.
+    """
     from kops_py.model.actions import DrainNode, UncordonNode
     from kops_py.observe.workloads import observe_workloads
     from kops_py.runbooks.disruption import disruption_findings
+    from kops_py.runbooks.room import for_good
 
     drained = list(dict.fromkeys(s.node for s in plan.steps if isinstance(s.action, DrainNode)))
     if not drained:
@@ -143,7 +184,9 @@ def drain_findings(opened: Session, rollout: Rollout, plan: Plan) -> tuple[Findi
         name: dataclasses.replace(node, unschedulable=node.unschedulable and name not in back)
         for name, node in workloads.nodes.items()
     }
-    return disruption_findings(dataclasses.replace(workloads, nodes=nodes), rollout.drain, drained, rollout.widest)
+    workloads = dataclasses.replace(workloads, nodes={**(arriving or {}), **nodes})
+    found = disruption_findings(workloads, rollout.drain, drained, max(rollout.widest, len({*leaving} & {*drained})))
+    return tuple(for_good(f, leaving) for f in found)
 
 
 def _arguments(spec: ClusterSpec, facts: Facts, hops: tuple[Version, ...], given: RolloutSettings) -> UpgradeArguments:

@@ -36,7 +36,7 @@ def observe_upgrade(opened: Session, facts: Facts, left_behind: frozenset[str]) 
         kubeadm_documents={"ConfigMap kube-system/kubeadm-config": str(stored.get("apiVersion") or "")},
         fail_cgroup_v1=kubelet.get("failCgroupV1") if isinstance(kubelet.get("failCgroupV1"), bool) else None,
         etcd_members=facts.etcd,
-        etcd_expected=frozenset() if spec.external_etcd else frozenset(h.name for h in spec.control_planes),
+        etcd_expected=frozenset() if spec.external_etcd else _etcd_expected(spec, facts),
         etcd_alarms=_etcd_alarms(opened, facts),
         etcd_flags=frozenset(_argument_names(local.get("extraArgs"))),
         admission_plugins=frozenset(p for pod in servers for p in _admission_plugins(pod)),
@@ -62,6 +62,12 @@ def _etcd_alarms(opened: Session, facts: Facts) -> tuple[str, ...]:
                 for alarm in alarms
             )
     return ()
+
+
+def _etcd_expected(spec: ClusterSpec, facts: Facts) -> frozenset[str]:
+    """Return the control planes that have a member of etcd; not those that were taken out and are still listed."""
+    nodes = facts.kube.nodes if facts.kube else {}
+    return frozenset(h.name for h in spec.control_planes if h.name in nodes or facts.hosts[h.name].removal is None)
 
 
 def _api_server_versions(spec: ClusterSpec, facts: Facts) -> dict[str, Version]:

@@ -24,6 +24,7 @@ LISTING = "bundle.json"
 MOST_FILE_BYTES = 16 * 1024 * 1024
 MOST_FILES = 5000
 MOST_TOTAL_BYTES = 256 * 1024 * 1024
+_MOST_LINKED_BYTES = 32 * 1024 * 1024
 _PIECE_BYTES = 256 * 1024
 
 ROOTS = (
@@ -39,10 +40,7 @@ ROOTS = (
     "/etc/etcd",
     "/etc/kops-py",
 )
-"""What is read on every control plane where it is there; ``paths_in_manifests`` adds what static pods name."""
-
-LEFT_OUT = ("/etc/kubernetes/tmp", "/etc/kops-py/jobs")
-"""Old copies that kubeadm leaves, as large as etcd itself, and records of our own."""
+"""What is read on every control plane where it is there, besides what its static pods name."""
 
 VITAL = {
     "/etc/kubernetes/pki/ca.crt": "the cluster's authority",
@@ -58,23 +56,6 @@ VITAL_STACKED = {
     "/etc/kubernetes/pki/etcd/ca.crt": "etcd's authority",
     "/etc/kubernetes/pki/etcd/ca.key": "its key",
 }
-
-_FLAGS = (
-    "--admission-control-config-file",
-    "--audit-policy-file",
-    "--audit-webhook-config-file",
-    "--authentication-config",
-    "--authentication-token-webhook-config-file",
-    "--authorization-config",
-    "--authorization-policy-file",
-    "--authorization-webhook-config-file",
-    "--client-ca-file",
-    "--egress-selector-config-file",
-    "--encryption-provider-config",
-    "--oidc-ca-file",
-    "--tracing-config-file",
-    "--config",
-)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -105,46 +86,12 @@ class Repacked:
         return {path: what for path, what in wanted.items() if path not in there}
 
 
-def paths_in_manifests(manifests: Iterable[str]) -> tuple[str, ...]:
-    """Return the files that static pods are given as configuration (encryption, admission, audit, ...).
-
-    ``manifests`` are the texts of /etc/kubernetes/manifests. One that cannot be read adds nothing.
-    """
-    found: dict[str, None] = {}
-    for text in manifests:
-        for word in _words(text):
-            name, equals, value = word.partition("=")
-            if equals and name in _FLAGS and value.startswith("/") and ".." not in PurePosixPath(value).parts:
-                found[value] = None
-    return tuple(found)
-
-
-def tar_arguments(paths: Iterable[str]) -> tuple[str, ...]:
-    """Return the arguments of GNU tar that stream what is there of these paths to standard output.
-
-    Links of both kinds are followed, so that a file is in the archive under every name it has. A path that is missing
-    makes tar end with 2 and the rest is there all the same: give it only paths that exist.
-    """
-    left_out = (f"--exclude={path}" for path in LEFT_OUT)
-    return (
-        "tar",
-        "--create",
-        "--file=-",
-        "--dereference",
-        "--hard-dereference",
-        "--absolute-names",
-        *left_out,
-        "--",
-        *paths,
-    )
-
-
 def repack(source: Iterable[bytes], seen: Repacked) -> Iterator[bytes]:
     """Read a host's tar stream and yield our archive of it; ``seen`` says in the end what is in it.
 
     Raises BackupError for a stream that is cut, is no tar, or is larger than such files can be.
     """
-    out = _Outgoing()
+    out, links = _Outgoing(), _Links()
     total = 0
     try:
         with (
@@ -155,15 +102,13 @@ def repack(source: Iterable[bytes], seen: Repacked) -> Iterator[bytes]:
                 name = _plain_name(member)
                 if name is None:
                     continue
-                stream = arriving.extractfile(member) if member.isreg() else None
-                if stream is None:
+                if not (member.isreg() or member.islnk()):
                     seen.skipped.append(f"{name}: not a regular file")
                     continue
-                total += member.size
-                _check_size(name, member.size, total, len(seen.files), seen.host)
-                data = stream.read(MOST_FILE_BYTES + 1)
-                if len(data) != member.size:
-                    raise BackupError("the files of the host end too early", where=f"{seen.host}:{name}")
+                _check_size(name, member.size, total + member.size, len(seen.files), seen.host)
+                data = links.content(member, seen.host) if member.islnk() else _content(arriving, member, seen.host)
+                links.add(name, data)
+                total += len(data)
                 seen.files.append(_add(leaving, name, member, data))
                 yield from out.take()
             _add_listing(leaving, seen)
@@ -218,6 +163,37 @@ def extract(source: Iterable[bytes], folder: Path, *, where: str) -> tuple[Bundl
             stream.write(data)
         files.append(file)
     return tuple(files)
+
+
+class _Links:
+    """The files read so far, for hard links to them: tar sends a file it meets a second time as a link to the first.
+
+    That is so for /var/lib/kubelet/pki/kubelet-client-current.pem, say, when symbolic links are followed.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, bytes] = {}
+        self._size_bytes = 0
+
+    def add(self, name: str, data: bytes) -> None:
+        if self._size_bytes + len(data) <= _MOST_LINKED_BYTES:
+            self._files[name] = data
+            self._size_bytes += len(data)
+
+    def content(self, member: tarfile.TarInfo, host: str) -> bytes:
+        target = str(PurePosixPath("/", member.linkname))
+        if target not in self._files:
+            why = f"it is a link to {member.linkname}, which did not come before it"
+            raise BackupError("a file of the host cannot be bundled", where=f"{host}:{member.name}", why=why)
+        return self._files[target]
+
+
+def _content(arriving: tarfile.TarFile, member: tarfile.TarInfo, host: str) -> bytes:
+    stream = arriving.extractfile(member)
+    data = stream.read() if stream is not None else b""
+    if len(data) != member.size:
+        raise BackupError("the files of the host end too early", where=f"{host}:{member.name}")
+    return data
 
 
 class _Incoming:
@@ -309,15 +285,3 @@ def _host_of(listing: bytes) -> str:
         return str(json.loads(listing)["host"])
     except (ValueError, KeyError, TypeError):
         return ""
-
-
-def _words(text: str) -> Iterator[str]:
-    import yaml
-
-    try:
-        manifest = yaml.safe_load(text)
-        for container in manifest["spec"]["containers"]:
-            for word in (*(container.get("command") or ()), *(container.get("args") or ())):
-                yield str(word)
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError):
-        return

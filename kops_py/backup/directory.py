@@ -43,6 +43,7 @@ class DirectoryStore:
 
     def prepare(self) -> None:
         """Make the folder when it is missing (its parent must be there: it may be a mount), and try to write."""
+        self._check_mount()
         try:
             self._root.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -97,6 +98,7 @@ class DirectoryStore:
 
     def objects(self, prefix: str) -> list[StoredObject]:
         """Return all files below a folder; hidden ones (being written) are none of them."""
+        self._check_mount()
         top = self._target(prefix)
         found: list[StoredObject] = []
         try:
@@ -142,6 +144,13 @@ class DirectoryStore:
         except OSError as error:
             raise self._error("cleaning failed", prefix, error) from None
         return tuple(sorted(removed))
+
+    def _check_mount(self) -> None:
+        mount = self._spec.mount
+        if mount is not None and not mount.is_mount():
+            raise StoreError(
+                f"nothing is mounted on {mount}", where=self.where, hint=f"mount {mount}; journalctl -b | grep -i mount"
+            )
 
     def _write(self, partial: Path, target: Path, chunks: Iterable[bytes], path: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

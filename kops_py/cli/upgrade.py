@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -14,6 +15,7 @@ from kops_py.app.upgrade import RolloutSettings, run_upgrade
 from kops_py.cli.options import F, host_options, inventory_options, output_option, plan_options, settings_from
 from kops_py.cli.planned import run_planned
 from kops_py.model.duration import parse_duration
+from kops_py.model.errors import ConfigError
 from kops_py.model.version import Version, facts_of
 
 
@@ -68,8 +70,15 @@ def _words(_context: click.Context, _option: click.Parameter, text: str | None) 
     return words
 
 
+_STRATEGIES = ("rolling", "all-at-once")
+
+
 def rollout_options(command: F) -> F:
     """Add what commands understand that take nodes out of service."""
+    return _rollout_options(command, _STRATEGIES, "a sliding window of workers, or all of them together")
+
+
+def _rollout_options(command: F, strategies: Sequence[str], meaning: str) -> F:
     for option in (
         click.option(
             "--disable-eviction",
@@ -104,10 +113,10 @@ def rollout_options(command: F) -> F:
         ),
         click.option(
             "--strategy",
-            type=click.Choice(["rolling", "all-at-once"]),
+            type=click.Choice(strategies),
             default="rolling",
             show_default=True,
-            help="a sliding window of workers, or all of them together",
+            help=meaning,
         ),
     ):
         command = option(command)
@@ -131,21 +140,46 @@ def rollout_settings(given: dict[str, Any]) -> RolloutSettings:
     )
 
 
+def _upgrade_rollout_options(command: F) -> F:
+    meaning = "a sliding window of workers, all of them together, or new hosts of the inventory in place of old ones"
+    return _rollout_options(command, (*_STRATEGIES, "replace"), meaning)
+
+
 @click.command()
 @click.option(
     "--to", "target", callback=_version, metavar="VERSION", help="release to reach; not given: cluster.yaml's"
 )
 @click.option("--via", callback=_versions, metavar="VERSION", multiple=True, help="release of each minor in between")
-@rollout_options
+@click.option(
+    "--replace",
+    "replaced",
+    multiple=True,
+    metavar="NODE",
+    help="with --strategy replace: this worker  [default: all old]",
+)
+@_upgrade_rollout_options
 @inventory_options
 @output_option
 @host_options
 @plan_options
-def upgrade(output: str, verbose: bool, target: Version | None, via: dict[int, Version], **given: Any) -> int:
+def upgrade(
+    output: str,
+    verbose: bool,
+    target: Version | None,
+    via: dict[int, Version],
+    replaced: tuple[str, ...],
+    **given: Any,
+) -> int:
     """Upgrade the cluster: control planes one at a time, then the workers; nothing is done twice."""
+    replacing = given["strategy"] == "replace"
+    if replaced and not replacing:
+        raise ConfigError("--replace names workers to be replaced", hint="add --strategy replace")
+    if replacing and given.get("limit"):
+        raise ConfigError("--limit and --strategy replace exclude each other", hint="name workers with --replace NODE")
     rollout = rollout_settings(given)
+    names = tuple(dict.fromkeys(replaced)) if replacing else None
 
     def run(settings: Settings, emit: Emit, confirm: Confirm) -> RunResult:
-        return run_upgrade(settings, emit, confirm, target=target, via=via, rollout=rollout)
+        return run_upgrade(settings, emit, confirm, target=target, via=via, rollout=rollout, replaced=names)
 
     return run_planned(run, settings_from(**given), output, verbose=verbose, done="is upgraded: {steps} steps")

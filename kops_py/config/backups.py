@@ -83,7 +83,10 @@ class _Converter:
         target = self._path(given.path, (*path, "path"))
         if target.is_file():
             self._add((*path, "path"), f"{show(given.path)} is not a folder")
-        return DirectoryStoreSpec(name, target)
+        mount = None if given.mount is None else self._path(given.mount, (*path, "mount"))
+        if mount is not None and not target.is_relative_to(mount):
+            self._add((*path, "mount"), f"{show(given.path)} does not lie below {show(given.mount)}")
+        return DirectoryStoreSpec(name, target, mount)
 
     def _s3(self, name: str, given: S3Store, path: Path_) -> S3StoreSpec:
         if given.endpoint is not None:

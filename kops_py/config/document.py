@@ -403,6 +403,11 @@ class DirectoryStore(_Model):
     path: Text = Field(
         description="The folder; made when it is missing, its parent is not.", examples=["/srv/backup/kubernetes"]
     )
+    mount: Text | None = Field(
+        None,
+        description="Mount point that path lies on. While nothing is mounted there, the store is refused.",
+        examples=["/srv/backup"],
+    )
 
 
 _REFERENCE = "^(env|file|cmd):"

@@ -99,9 +99,11 @@ def _sections(schema: dict[str, Any], node: dict[str, Any], path: tuple[str, ...
     required = node.get("required", [])
     for name, given in node["properties"].items():
         body = _resolved(schema, given)
-        inner, suffix = _inner(schema, body)
-        if inner is not None:
-            below.append((f"{name}{suffix}", inner))
+        item = _resolved(schema, body.get("items", {}))
+        if "properties" in _resolved(schema, _only(body)):
+            below.append((name, _resolved(schema, _only(body))))
+        elif "properties" in item:
+            below.append((f"{name}[]", item))
         text = body.get("description", "")
         examples = body.get("examples", [])
         if examples:
@@ -115,17 +117,10 @@ def _sections(schema: dict[str, Any], node: dict[str, Any], path: tuple[str, ...
             yield from _sections(schema, body, (*path, name), shown)
 
 
-def _inner(schema: dict[str, Any], body: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """Return the model a key holds, itself, or as an item of a list (``[]``); None when it is a plain value."""
-    if "properties" in body:
-        return body, ""
-    for one in body.get("anyOf", []):
-        inner, suffix = _inner(schema, _resolved(schema, one))
-        if inner is not None:
-            return inner, suffix
-    if body.get("type") == "array" and "$ref" in body.get("items", {}):
-        return _resolved(schema, body["items"]), "[]"
-    return None, ""
+def _only(node: dict[str, Any]) -> dict[str, Any]:
+    """Return what a value is that may be left out, else the node itself."""
+    kinds = [one for one in node.get("anyOf", []) if one.get("type") != "null"]
+    return kinds[0] if len(kinds) == 1 else node
 
 
 def _resolved(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:

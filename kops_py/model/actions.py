@@ -254,6 +254,35 @@ class RebootNode(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class ResetNode(Action):
+    """Run kubeadm reset and remove what it leaves; ``reason`` goes into the mark on the host."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetEtcdMember(Action):
+    """Take a node's member out of etcd; ``address`` is the node's.
+
+    ``handover``: its host can be asked to give leadership to another member before.
+    """
+
+    node: str
+    address: str = ""
+    handover: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteNode(Action):
+    """Delete a Node object; ``lost``: only while its kubelet does not report."""
+
+    node: str
+    control_plane: bool
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class DefragmentMember(Action):
     """Defragment one member of etcd, all of them healthy before and after; ``member_id`` is hexadecimal."""
 

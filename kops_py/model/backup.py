@@ -19,10 +19,11 @@ class Verify(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DirectoryStoreSpec:
-    """A folder on the machine kops-py runs on; it may lie on NFS."""
+    """A folder on the machine kops-py runs on; it may lie on NFS. ``mount`` is what must be mounted for it."""
 
     name: str
     path: Path
+    mount: Path | None = None
 
     def __str__(self) -> str:
         return f"{self.name} ({self.path})"

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kops_py.model.facts import DiskFacts, HostFacts, JobState
+from kops_py.model.membership import read_removal_mark
 
 MEMBER_DIRECTORY = "/var/lib/etcd/member"
 
@@ -324,6 +325,7 @@ def host_facts(name: str, found: Mapping[str, str], own: frozenset[str]) -> Host
         containerd_version=containerd_version(get("containerd")),
         prepared_digest=digest(get("prepared")),
         staged_digest=digest(get("staged")),
+        removal=read_removal_mark(get("removed")),
         static_images=static_images(get("static_images")),
         load_balancer_digest=digest(get("load_balancer")),
         out_of_balancer=_words(get("out_of_balancer")),

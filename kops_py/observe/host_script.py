@@ -196,6 +196,7 @@ s_prepared() { cat /etc/kops-py/prepared.json; }
 s_load_balancer() { cat /etc/kops-py/load-balancer.json; }
 s_out_of_balancer() { ls -A1 /run/kops-py/out-of-balancer; }
 s_staged() { cat /etc/kops-py/staged.json; }
+s_removed() { cat /etc/kops-py/removed.json; }
 s_static_images() { grep -HE '^ +(- )?image: ' /etc/kubernetes/manifests/*.yaml; }
 s_manifests() { ls -A1 /etc/kubernetes/manifests; }
 s_leftovers() { for path in @LEFTOVERS@; do [ -e "$path" ] && echo "$path"; done; }
@@ -278,6 +279,7 @@ SECTIONS = (
     "load_balancer",
     "out_of_balancer",
     "staged",
+    "removed",
     "static_images",
     "manifests",
     "leftovers",

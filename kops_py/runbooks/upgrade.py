@@ -47,6 +47,8 @@ class UpgradeArguments:
     rollout: Rollout
     stage_digests: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Digest of what is staged, by version and host."""
+    staged_only: frozenset[str] = frozenset()
+    """Nodes that are replaced, not upgraded: kube-proxy and DNS of every version on the way run there all the same."""
 
 
 def upgrade(spec: ClusterSpec, facts: Facts, arguments: UpgradeArguments) -> Decision:
@@ -130,11 +132,19 @@ def _hop(world: _World, version: Version, seen: set[str]) -> list[Wave]:
             chains.update({name: steps} if steps else {})
     seen.update(chains)
     workers = [chains[h.name] for h in spec.workers if h.name in chains]
+    pending = [n for n in chains if any(not s.id.startswith(AFTER) for s in chains[n])]
+    if any(n in order for n in pending):
+        members = world.facts.kube.nodes if world.facts.kube else {}
+        pending += [n for n in sorted(world.arguments.staged_only) if n in members and _answers(world.facts, n)]
     return [
-        _stage(world, version, [n for n in chains if any(not s.id.startswith(AFTER) for s in chains[n])]),
+        _stage(world, version, pending),
         *(Wave(f"control plane {name}, {version}", chains[name]) for name in order if name in chains),
         *worker_waves(workers, rollout, spec, _OPERATION, str(version)),
     ]
+
+
+def _answers(facts: Facts, name: str) -> bool:
+    return name in facts.hosts and facts.hosts[name].reachable
 
 
 def _stage(world: _World, version: Version, names: list[str]) -> Wave:

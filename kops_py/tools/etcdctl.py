@@ -118,6 +118,11 @@ def move_leader_argv(member_id: int) -> tuple[str, ...]:
     return etcdctl_argv("move-leader", f"{member_id:x}")
 
 
+def member_remove_argv(member_id: int) -> tuple[str, ...]:
+    """Return the command that takes a member out; its exit status tells whether a quorum agreed."""
+    return etcdctl_argv("member", "remove", f"{member_id:x}")
+
+
 def health_argv(endpoint: str = LOCAL_ENDPOINT, *, timeout_s: int = 5, pki: str = PKI) -> tuple[str, ...]:
     """Return the HTTPS health check of a host without a crictl that can exec, for parse_health."""
     return (

@@ -13,6 +13,7 @@ from tests.e2e import workload
 from tests.e2e.balancing import Balancing
 from tests.e2e.bed import VERSION, Bed
 from tests.e2e.program import Finished
+from tests.e2e.test_membership import assert_left_clean
 from tests.e2e.traffic import Traffic
 
 PATCH = "v1.20.3"
@@ -58,6 +59,14 @@ def test_a_minor_upgrade_killed_in_the_middle(bed: Bed) -> None:
     assert "the canary has been watched" not in last.stderr, last.report()
     _check_traces(bed)
     assert _boot_ids(bed, SMALL) == before
+
+    removed = bed.program.run("node", "remove", "n3", "-y")
+    bed.say(f"n3 removed in {removed.duration_s:.1f} s")
+    bed.wait_ready(SMALL[:2])
+    assert_left_clean(bed, "n3")
+    workload.assert_answers(bed, SMALL[:2])
+    again = bed.program.run("node", "remove", "n3", "-y")
+    assert "nothing to do" in again.text, again.report()
 
 
 def _controls(bed: Bed) -> dict[str, Any]:

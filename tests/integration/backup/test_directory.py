@@ -75,6 +75,18 @@ def test_alone_on_a_full_disk_the_backup_fails(small_disk: Path) -> None:
     assert catalogue.entry(new.id).state is State.FAILED
 
 
+def test_a_mount_that_is_missing_is_not_written_beside(small_disk: Path, tmp_path: Path) -> None:
+    mounted = DirectoryStore(DirectoryStoreSpec("nas", small_disk / "store", small_disk))
+    mounted.prepare()
+    assert mounted.objects("prod") == []
+    (tmp_path / "mnt").mkdir()
+    missing = DirectoryStore(DirectoryStoreSpec("nas", tmp_path / "mnt" / "store", tmp_path / "mnt"))
+    for attempt in (missing.prepare, lambda: missing.objects("prod")):
+        with pytest.raises(StoreError, match="nothing is mounted on"):
+            attempt()
+    assert list((tmp_path / "mnt").iterdir()) == []
+
+
 def test_a_disk_that_is_read_only(small_disk: Path) -> None:
     clock = Clock()
     store = DirectoryStore(DirectoryStoreSpec("ro", small_disk / "store"))

@@ -15,10 +15,8 @@ from kops_py.backup.bundle import (
     LISTING,
     Repacked,
     extract,
-    paths_in_manifests,
     read_bundle,
     repack,
-    tar_arguments,
 )
 from kops_py.backup.directory import DirectoryStore
 from kops_py.backup.fanout import FanOut
@@ -356,14 +354,30 @@ def test_a_bundle_there_and_back(tmp_path: Path) -> None:
     assert (tmp_path / "by-hand/etc/kubernetes/pki/sa.key").read_bytes() == b"a key"
 
 
-def test_real_tar_of_real_files(tmp_path: Path) -> None:
+def test_real_tar_of_real_files_under_every_name_they_have(tmp_path: Path) -> None:
+    """tar sends a file it meets again, also through a symbolic link, as a hard link to the first."""
     top = tmp_path / "etc"
     (top / "pki").mkdir(parents=True)
     (top / "pki" / "ca.key").write_text("key")
     (top / "linked").symlink_to(top / "pki" / "ca.key")
-    done = subprocess.run(tar_arguments([str(top)]), check=True, capture_output=True, timeout=30)
-    _, seen = repacked(done.stdout)
-    assert sorted(f.path for f in seen.files) == [f"{top}/linked", f"{top}/pki/ca.key"]
+    os.link(top / "pki" / "ca.key", top / "hard")
+    os.mkfifo(top / "fifo")
+    command = ["tar", "-C", "/", "--create", "--file=-", "--dereference", "--", str(top).lstrip("/")]
+    done = subprocess.run(command, check=True, capture_output=True, timeout=30)
+    bundle, seen = repacked(done.stdout)
+    found = {file.path: data for file, data in read_bundle(pieces(bundle), where="x")}
+    assert found == {f"{top}/{name}": b"key" for name in ("linked", "hard", "pki/ca.key")}
+    assert seen.skipped == [f"{top}/fifo: not a regular file"]
+
+
+def test_a_link_to_what_did_not_come() -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        info = tarfile.TarInfo("etc/a")
+        info.type, info.linkname = tarfile.LNKTYPE, "etc/shadow"
+        archive.addfile(info)
+    with pytest.raises(BackupError, match="link to etc/shadow"):
+        repacked(data.getvalue())
 
 
 @pytest.mark.parametrize("name", ["../etc/passwd", "/etc/../../x", "a\nb"])
@@ -392,20 +406,3 @@ def test_a_changed_bundle_is_refused() -> None:
             list(read_bundle(pieces(bytes(broken)), where="x"))
     with pytest.raises(DamagedError):
         list(read_bundle(pieces(host_tar(PKI)), where="x"))
-
-
-def test_what_static_pods_are_given_goes_along() -> None:
-    manifest = """
-    spec:
-      containers:
-      - command: [kube-apiserver, --encryption-provider-config=/etc/enc/config.yaml, --v=2,
-                  --audit-policy-file=/srv/audit.yaml, --oidc-ca-file=../x, --client-ca-file=/etc/kubernetes/pki/ca.crt]
-        args: ["--admission-control-config-file=/srv/admission.yaml"]
-    """
-    found = paths_in_manifests([manifest, manifest, "no: pod", "{", ""])
-    assert found == (
-        "/etc/enc/config.yaml",
-        "/srv/audit.yaml",
-        "/etc/kubernetes/pki/ca.crt",
-        "/srv/admission.yaml",
-    )

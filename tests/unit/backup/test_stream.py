@@ -45,7 +45,7 @@ def opened(
     return b"".join(out), measured
 
 
-@pytest.mark.parametrize("key", [KEY, None])
+@pytest.mark.parametrize("key", [KEY, None], ids=["encrypted", "plain"])
 @pytest.mark.parametrize("pages", [1, 8, 5000])
 def test_there_and_back(key: str | None, pages: int) -> None:
     data = snapshot(pages)
@@ -125,7 +125,7 @@ def test_a_cancelled_run_ends() -> None:
         pack(pieces(snapshot()), len, LABEL, recipients=[KEY], is_snapshot=True, cancel=cancel)
 
 
-@pytest.mark.parametrize("key", [KEY, None])
+@pytest.mark.parametrize("key", [KEY, None], ids=["encrypted", "plain"])
 def test_a_swapped_file_is_found_by_its_label(key: str | None) -> None:
     for other in (
         Label("20261125T120000Z-00000001", "prod", "snapshot", "cp1"),
@@ -145,7 +145,7 @@ def test_a_bomb_ends_at_the_size_of_the_manifest() -> None:
         opened(stored, most=1000)
 
 
-@pytest.mark.parametrize("key", [KEY, None])
+@pytest.mark.parametrize("key", [KEY, None], ids=["encrypted", "plain"])
 def test_a_thousand_damages_are_all_found(key: str | None) -> None:
     """Bit flips, cuts, blocks doubled, swapped and zeroed: nothing comes back as the same backup."""
     draw = random.Random(7)

@@ -46,7 +46,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
         """\
         stores:
           - name: nas
-            directory: {path: backups}
+            directory: {path: mnt/backups, mount: mnt}
           - name: offsite
             s3:
               bucket: etcd-backups
@@ -65,7 +65,7 @@ def test_everything_is_read(tmp_path: Path) -> None:
         """,
     )
     nas, offsite = backup.stores
-    assert nas == DirectoryStoreSpec("nas", tmp_path / "backups")
+    assert nas == DirectoryStoreSpec("nas", tmp_path / "mnt" / "backups", tmp_path / "mnt")
     assert offsite == S3StoreSpec(
         name="offsite",
         bucket="etcd-backups",
@@ -110,6 +110,7 @@ STORE = "stores: [{name: a, directory: {path: /srv/x}}]\n"
         ("stores: []\n" + GOOD, "stores is"),
         ("stores: [{name: a}]\n" + GOOD, "neither directory nor s3"),
         ("stores: [{name: a, directory: {path: /x}, s3: {bucket: abc}}]\n" + GOOD, "are both given"),
+        ("stores: [{name: a, directory: {path: /x, mount: /y}}]\n" + GOOD, "does not lie below"),
         ("stores: [{name: A b, directory: {path: /x}}]\n" + GOOD, "not a DNS label"),
         ("stores: [{name: a, directory: {path: /x}}, {name: a, directory: {path: /y}}]\n" + GOOD, "two stores"),
         ("stores: [{name: a, s3: {bucket: abc, accessKey: 'env:A'}}]\n" + GOOD, "only one of accessKey"),
@@ -122,7 +123,9 @@ STORE = "stores: [{name: a, directory: {path: /srv/x}}]\n"
         (STORE + GOOD + "retention: {keepLast: 0}\n", "keepLast is"),
         (STORE + GOOD + "retention: {minimumAge: '0s'}\n", "not a length of time"),
         (STORE + GOOD + "verify: maybe\n", "verify is"),
+        (STORE + f"encryption: {{recipients: {KEY}}}\n", "a list of public keys"),
     ],
+    ids=lambda value: value if " " in value and len(value) < 40 and "\n" not in value else "",
 )
 def test_what_is_refused(tmp_path: Path, section: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -145,6 +148,7 @@ def test_an_unknown_key_of_a_store_is_guessed(tmp_path: Path) -> None:
         STORE + "encryption: {recipients: hunter2}\n",
         STORE + f"encryption: {{recipients: ['{IDENTITY}']}}\n",
     ],
+    ids=range(6),
 )
 def test_a_misplaced_secret_is_never_shown(tmp_path: Path, section: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -153,3 +157,12 @@ def test_a_misplaced_secret_is_never_shown(tmp_path: Path, section: str) -> None
         text = f"{error} {error.hint}"
         assert "hunter2" not in text
         assert str(IDENTITY)[20:] not in text
+
+
+def test_the_example_of_the_page_is_accepted(tmp_path: Path) -> None:
+    page = Path(__file__).parents[3] / "docs" / "backup-stores.md"
+    example = page.read_text().split("```yaml\n")[1].split("```")[0].replace("age1...", KEY)
+    (tmp_path / "cluster.yaml").write_text(LEAST + example)
+    backup = read_cluster(tmp_path / "cluster.yaml").backup
+    assert backup is not None
+    assert [store.name for store in backup.stores] == ["nas", "offsite"]
