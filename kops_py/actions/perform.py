@@ -32,8 +32,8 @@ from kops_py.model.actions import (
     ConfigureLoadBalancer,
     CordonNode,
     DefragmentMember,
-    DisarmAlarms,
     DeleteNode,
+    DisarmAlarms,
     DrainNode,
     FinishNode,
     ForgetEtcdMember,
@@ -211,7 +211,7 @@ class ClusterPerformer:
                 kubeadm.verify_member(self._deps, node, control_plane, ctx)
             case UpgradeWithKubeadm(control_plane=True, node=node):
                 static_pods.wait_static_pods(self._deps, node, ctx)
-                gates.wait_addons(self._deps, ctx)
+                gates.wait_addons(self._deps, node, ctx)
             case DefragmentMember() as action:
                 etcd.verify_defragmented(self._deps.fleet, etcd_targets(self._deps.spec), action, ctx)
             case RestartApiServer(node=node):

@@ -12,7 +12,12 @@ from kops_py.runbooks.preflight import CHECKS, OTHER_IDS, check_ignores
 from kops_py.runbooks.upgrade_findings import DRAIN_KINDS, ETCD_KINDS, IDS, MEMBERSHIP_KINDS, UPGRADE_KINDS
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
-PAGES = {"upgrade": "upgrade-findings.md", "drain": "upgrade-findings.md", "membership": "upgrade-findings.md", "etcd": "etcd-backup.md"}
+PAGES = {
+    "upgrade": "upgrade-findings.md",
+    "drain": "upgrade-findings.md",
+    "membership": "upgrade-findings.md",
+    "etcd": "etcd-backup.md",
+}
 
 
 def table(kinds: tuple[FindingKind, ...]) -> str:
