@@ -49,6 +49,7 @@ class EtcdMember:
     is_learner: bool = False
     revision: int = 0
     problem: str = ""
+    cluster_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)

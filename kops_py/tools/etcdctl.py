@@ -36,6 +36,7 @@ class EtcdEndpointStatus:
     raft_term: int
     is_learner: bool
     errors: tuple[str, ...]
+    cluster_id: int = 0
 
     @property
     def is_leader(self) -> bool:
@@ -186,6 +187,7 @@ def merge_members(
                 is_learner=member.is_learner,
                 revision=status.revision if status else 0,
                 problem=problem,
+                cluster_id=status.cluster_id if status else 0,
             )
         )
     return tuple(sorted(found, key=lambda m: m.name))
@@ -205,6 +207,7 @@ def _endpoint_status(entry: Mapping[str, Any]) -> EtcdEndpointStatus:
         raft_term=int(status.get("raftTerm") or header.get("raft_term") or 0),
         is_learner=bool(status.get("isLearner")),
         errors=tuple(str(e) for e in status.get("errors") or ()),
+        cluster_id=int(header.get("cluster_id") or 0),
     )
 
 
