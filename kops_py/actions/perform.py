@@ -4,21 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kops_py.actions import api_server, gates, health, kubeadm, labels, maintenance, network, prepare, reboot, upgrade
+from kops_py.actions import (
+    api_server,
+    etcd_certificates,
+    external_etcd,
+    gates,
+    health,
+    kubeadm,
+    labels,
+    maintenance,
+    network,
+    prepare,
+    reboot,
+    upgrade,
+)
 from kops_py.actions.deps import Deps
 from kops_py.actions.join_secrets import revoke
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import (
+    AddEtcdMember,
     ApplyNetwork,
     ConfigureBridge,
+    ConfigureEtcd,
     ConfigureLoadBalancer,
     CordonNode,
     DrainNode,
     InitControlPlane,
     InstallPackages,
     InstallUpdates,
+    IssueEtcdCertificates,
     JoinNode,
     LabelNode,
+    PlaceEtcdClient,
     PrepareHost,
     RebootNode,
     RestartApiServer,
@@ -26,6 +43,7 @@ from kops_py.model.actions import (
     StageUpgrade,
     UncordonNode,
     UpgradeWithKubeadm,
+    WaitEtcd,
     WaitHealthy,
     WaitNode,
     WaitWorkloads,
@@ -93,6 +111,16 @@ class ClusterPerformer:
                 gates.wait_node(deps, action, ctx)
             case WaitWorkloads():
                 gates.wait_workloads(deps, deps.short_before, ctx)
+            case IssueEtcdCertificates() as action:
+                etcd_certificates.issue_certificates(deps, action, ctx)
+            case ConfigureEtcd() as action:
+                external_etcd.configure_member(deps, action, ctx)
+            case AddEtcdMember() as action:
+                external_etcd.add_member(deps, action, ctx)
+            case WaitEtcd() as action:
+                external_etcd.wait_etcd(deps, action, ctx)
+            case PlaceEtcdClient() as action:
+                etcd_certificates.place_client(deps, action, ctx)
             case PrepareHost() | ConfigureLoadBalancer() | StageUpgrade():
                 error = self.apply_together([ctx])[ctx.step.id]
                 if error is not None:

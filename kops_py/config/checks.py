@@ -113,7 +113,7 @@ def choose_etcd(hosts: tuple[HostSpec, ...], cluster: ClusterFile, index: Index,
         problems.add(
             cluster.place("etcd", "topology"),
             "etcd is external, but the group etcd of the inventory has no host",
-            hint="name its hosts in the group etcd, give an etcd that exists in etcd.external, or set topology: stacked",
+            hint="name its hosts in the group etcd, name one that exists in etcd.external, or set topology: stacked",
         )
     if not cluster.external_etcd and members and members != control_planes:
         for name in sorted(members ^ control_planes):

@@ -335,11 +335,15 @@ class _Converter:
                 hint = "set etcd.topology: external, or leave it out"
                 self._add(("etcd", key), f"etcd.{key} has no meaning with stacked etcd", hint=hint, key=True)
         if given is not None and own is not None:
-            self._add(("etcd", "ca"), "etcd.ca is for an etcd that kops-py builds, etcd.external names another", key=True)
+            self._add(
+                ("etcd", "ca"), "etcd.ca is for an etcd that kops-py builds, etcd.external names another", key=True
+            )
         existing = None
         if given is not None:
             for number, url in enumerate(given.endpoints):
-                self._parse(lambda text: names.check_url(text, ("https",)), url, ("etcd", "external", "endpoints", number))
+                self._parse(
+                    lambda text: names.check_url(text, ("https",)), url, ("etcd", "external", "endpoints", number)
+                )
             files = [
                 Path(self._existing(getattr(given, key), ("etcd", "external", key), folder=False))
                 for key in ("ca", "cert", "key")

@@ -194,8 +194,8 @@ class Etcd(_Model):
     external: EtcdExternal | None = Field(None, description="An etcd that exists already, with topology external.")
     ca: EtcdCa | None = Field(
         None,
-        description="Authority for the etcd on the hosts of the group etcd. Not given: one is made, and its key lies on "
-        "these hosts alone.",
+        description="Authority for the etcd on the hosts of the group etcd. Not given: one is made, and its key lies "
+        "on these hosts alone.",
     )
 
 

@@ -90,10 +90,11 @@ class HostFacts:
     etcd_ca: str = ""
     """SHA-256 of the external etcd's authority that lies on this host of the group etcd; empty when none does."""
     etcd_client_ca: str = ""
-    """SHA-256 of the authority a control plane was given for an external etcd; empty when something of it is missing
-    or runs out."""
+    """SHA-256 of the authority a control plane was given for an external etcd; empty when something is missing."""
     etcd_client_cert: str = ""
     """SHA-256 of the client certificate beside it."""
+    etcd_client_runs_out: bool = False
+    """Whether that certificate should be made anew."""
     staged_digest: str = ""
     """Digest of the upgrade whose packages and images lie ready here; empty when none was staged."""
     static_images: Mapping[str, str] = field(default_factory=_no_map)

@@ -87,19 +87,35 @@ def etcdctl_argv(*command: str, endpoint: str = LOCAL_ENDPOINT, timeout_s: int =
     )
 
 
-def endpoint_status_argv(*, whole_cluster: bool = False) -> tuple[str, ...]:
+def endpoint_status_argv(*, whole_cluster: bool = False, pki: str = PKI) -> tuple[str, ...]:
     """Return the command for parse_endpoint_status."""
-    return etcdctl_argv("endpoint", "status", *(("--cluster",) if whole_cluster else ()))
+    return etcdctl_argv("endpoint", "status", *(("--cluster",) if whole_cluster else ()), pki=pki)
 
 
-def endpoint_health_argv(*, whole_cluster: bool = False) -> tuple[str, ...]:
+def endpoint_health_argv(*, whole_cluster: bool = False, pki: str = PKI) -> tuple[str, ...]:
     """Return the command for parse_endpoint_health; it exits with 1 when an endpoint is unhealthy."""
-    return etcdctl_argv("endpoint", "health", *(("--cluster",) if whole_cluster else ()))
+    return etcdctl_argv("endpoint", "health", *(("--cluster",) if whole_cluster else ()), pki=pki)
 
 
-def member_list_argv() -> tuple[str, ...]:
+def member_list_argv(*, pki: str = PKI) -> tuple[str, ...]:
     """Return the command for parse_member_list."""
-    return etcdctl_argv("member", "list")
+    return etcdctl_argv("member", "list", pki=pki)
+
+
+def member_add_argv(name: str, peer_url: str, *, learner: bool, pki: str = PKI) -> tuple[str, ...]:
+    """Return the command that adds a member, as one without a vote where the version has that (3.4 and newer)."""
+    more = ("--learner",) if learner else ()
+    return etcdctl_argv("member", "add", name, f"--peer-urls={peer_url}", *more, pki=pki)
+
+
+def member_promote_argv(member_id: int, *, pki: str = PKI) -> tuple[str, ...]:
+    """Return the command that gives a learner its vote; it fails until the learner has caught up."""
+    return etcdctl_argv("member", "promote", f"{member_id:x}", pki=pki)
+
+
+def member_remove_argv(member_id: int, *, pki: str = PKI) -> tuple[str, ...]:
+    """Return the command that takes a member out of the cluster."""
+    return etcdctl_argv("member", "remove", f"{member_id:x}", pki=pki)
 
 
 def move_leader_argv(member_id: int) -> tuple[str, ...]:

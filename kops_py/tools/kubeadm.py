@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from kops_py.model.spec import ClusterSpec, Group, HostSpec, bracketed
+from kops_py.model.spec import ClusterSpec, Group, HostSpec
 from kops_py.model.version import Version, facts_of
 from kops_py.tools import kubeadm_merge
 from kops_py.tools.kubeadm_merge import (
