@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from kops_py.actions.deps import Deps
 from kops_py.actions.prepare import prepare_hosts
@@ -40,17 +40,22 @@ def add_member(deps: Deps, action: AddEtcdMember, ctx: StepContext) -> None:
     etcd, wanted = _external(deps), deps.spec.host(action.host)
     host, via = deps.fleet.host(action.host), _other(deps, etcd, wanted)
     entry = _entry_of(wanted, member_entries(via, etcd))
-    if entry is not None and entry.client_urls and not _has_data(host, etcd):
+    if entry is not None and entry.name and not _has_data(host, etcd):
         lost = entry.name
         ctx.progress(f"removing the lost member {lost}")
         _wait(lambda: _unhealthy(deps, etcd, except_for=lost), ctx, "the other members are not healthy")
-        _etcdctl(via, etcdctl.member_remove_argv(entry.member_id, pki=etcd.pki), "the lost member is not removed")
+        number = entry.member_id
+        argv = etcdctl.member_remove_argv(number, pki=etcd.pki)
+        gone = _reconfigured(via, etcd, argv, lambda es: all(e.member_id != number for e in es))
+        _wait(gone, ctx, "the lost member is not removed")
         entry = None
     if entry is None:
         _wait(lambda: _unhealthy(deps, etcd), ctx, "etcd is not healthy, and no member is added")
         learner = _has_learners(observe_external_etcd(via, etcd))
         argv = etcdctl.member_add_argv(wanted.member_name, wanted.peer_url, learner=learner, pki=etcd.pki)
-        _etcdctl(via, argv, "the member is not added")
+        _wait(
+            _reconfigured(via, etcd, argv, lambda es: _entry_of(wanted, es) is not None), ctx, "the member is not added"
+        )
     entries = member_entries(via, etcd)
     deps.etcd_initial[wanted.name] = ",".join(
         f"{wanted.member_name if wanted.peer_url in e.peer_urls else e.name}={url}"
@@ -165,10 +170,22 @@ def _has_data(host: Host, etcd: ExternalEtcd) -> bool:
     return host.run(("test", "-e", f"{etcd.data_dir}/member"), sudo=True, check=False, timeout_s=_TIMEOUT_S).ok
 
 
-def _etcdctl(host: Host, argv: tuple[str, ...], failure: str) -> None:
-    answer = host.run(argv, sudo=True, check=False, timeout_s=_TIMEOUT_S)
-    if not answer.ok:
-        raise EtcdError(failure, where=host.name, why=_last_line(answer.err), hint="run the same command again")
+def _reconfigured(
+    via: Host, etcd: ExternalEtcd, argv: tuple[str, ...], is_done: Callable[[Sequence[etcdctl.EtcdMemberEntry]], bool]
+) -> Callable[[], tuple[str, ...]]:
+    """Return what changes the member list unless it is as wanted already, and why it could not.
+
+    etcd refuses ("unhealthy cluster") until its members were connected for five seconds on end, and an answer that
+    was lost does not say that nothing was done: so the list is read before each attempt.
+    """
+
+    def attempt() -> tuple[str, ...]:
+        if is_done(member_entries(via, etcd)):
+            return ()
+        answer = via.run(argv, sudo=True, check=False, timeout_s=_TIMEOUT_S)
+        return () if answer.ok else (_last_line(answer.err) or "etcdctl did not say why",)
+
+    return attempt
 
 
 def _last_line(text: str) -> str:

@@ -90,7 +90,10 @@ def _external_members(opened: Session) -> tuple[list[EtcdMember], list[str]]:
     for name in etcd.hosts if etcd else ():
         host = opened.fleet.host(name)
         try:
-            if etcd is None or not host.run(("test", "-s", f"{etcd.pki}/healthcheck-client.crt"), sudo=True, check=False).ok:
+            if (
+                etcd is None
+                or not host.run(("test", "-s", f"{etcd.pki}/healthcheck-client.crt"), sudo=True, check=False).ok
+            ):
                 continue
             members = observe_external_etcd(host, etcd)
         except HostError as error:

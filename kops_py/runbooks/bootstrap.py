@@ -2,8 +2,8 @@
 
 The checklist this replaces, top to bottom: an external etcd where there is one, load balancers, preparation of every
 host, kubeadm init on one control plane, the pod network, the other control planes one at a time, the workers side by
-side, labels and taints, a healthy cluster, no join secret left. What is true already is left out of the plan; a node that is a member is
-never prepared or joined again.
+side, labels and taints, a healthy cluster, no join secret left. What is true already is left out of the plan; a node
+that is a member is never prepared or joined again.
 """
 
 from __future__ import annotations

@@ -185,8 +185,7 @@ class SimulatedCluster:
                 self._require(bool(self.hosts[host].etcd_pki_digest), "no certificates", host)
                 if not self.etcd:
                     self.etcd = {
-                        h.name: EtcdMember(h.member_name, n, "", False)
-                        for n, h in enumerate(self.spec.etcd_hosts, 1)
+                        h.name: EtcdMember(h.member_name, n, "", False) for n, h in enumerate(self.spec.etcd_hosts, 1)
                     }
                 self._require(host in self.etcd, "the running etcd does not know this member", host)
                 self._start_member(host, digest)

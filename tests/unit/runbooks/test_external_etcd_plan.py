@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 from kops_py.model.errors import UnreachableError
 from kops_py.model.facts import HostFacts
@@ -11,7 +12,6 @@ from kops_py.model.plan import Plan
 from kops_py.model.spec import ClusterSpec, EtcdSpec, GivenEtcd
 from kops_py.runbooks.bootstrap import bootstrap
 from tests.fakes.cluster import SimulatedCluster, arguments_for, make_spec
-from pathlib import Path
 
 
 def plan_of(cluster: SimulatedCluster) -> Plan:
