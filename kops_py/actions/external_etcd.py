@@ -27,9 +27,13 @@ def configure_member(deps: Deps, action: ConfigureEtcd, ctx: StepContext) -> Non
     argv = ("systemctl", "is-active", "--quiet", etcd.unit)
     active = deps.fleet.host(action.host).run(argv, check=False, timeout_s=_TIMEOUT_S).ok
     if active:
-        _wait(lambda: _unhealthy(deps, etcd, except_for=wanted.member_name), ctx, "the other members are not healthy")
+        _wait(
+            lambda: unhealthy_members(deps, etcd, except_for=wanted.member_name),
+            ctx,
+            "the other members are not healthy",
+        )
     _play(deps, ctx)
-    _wait(lambda: _unhealthy(deps, etcd), ctx, "etcd is not healthy after its member was configured")
+    _wait(lambda: unhealthy_members(deps, etcd), ctx, "etcd is not healthy after its member was configured")
 
 
 def add_member(deps: Deps, action: AddEtcdMember, ctx: StepContext) -> None:
@@ -43,14 +47,14 @@ def add_member(deps: Deps, action: AddEtcdMember, ctx: StepContext) -> None:
     if entry is not None and entry.name and not _has_data(host, etcd):
         lost = entry.name
         ctx.progress(f"removing the lost member {lost}")
-        _wait(lambda: _unhealthy(deps, etcd, except_for=lost), ctx, "the other members are not healthy")
+        _wait(lambda: unhealthy_members(deps, etcd, except_for=lost), ctx, "the other members are not healthy")
         number = entry.member_id
         argv = etcdctl.member_remove_argv(number, pki=etcd.pki)
         gone = _reconfigured(via, etcd, argv, lambda es: all(e.member_id != number for e in es))
         _wait(gone, ctx, "the lost member is not removed")
         entry = None
     if entry is None:
-        _wait(lambda: _unhealthy(deps, etcd), ctx, "etcd is not healthy, and no member is added")
+        _wait(lambda: unhealthy_members(deps, etcd), ctx, "etcd is not healthy, and no member is added")
         learner = _has_learners(observe_external_etcd(via, etcd))
         argv = etcdctl.member_add_argv(wanted.member_name, wanted.peer_url, learner=learner, pki=etcd.pki)
         _wait(
@@ -64,7 +68,7 @@ def add_member(deps: Deps, action: AddEtcdMember, ctx: StepContext) -> None:
     )
     _play(deps, ctx)
     _wait(lambda: _not_promoted(via, etcd, wanted), ctx, "the new member has not caught up")
-    _wait(lambda: _unhealthy(deps, etcd), ctx, "etcd is not healthy after a member was added")
+    _wait(lambda: unhealthy_members(deps, etcd), ctx, "etcd is not healthy after a member was added")
 
 
 def wait_etcd(deps: Deps, action: WaitEtcd, ctx: StepContext) -> None:
@@ -100,7 +104,7 @@ def _lacking(deps: Deps, etcd: ExternalEtcd, names: Iterable[str]) -> tuple[str,
     return tuple(problems)
 
 
-def _unhealthy(deps: Deps, etcd: ExternalEtcd, *, except_for: str = "") -> tuple[str, ...]:
+def unhealthy_members(deps: Deps, etcd: ExternalEtcd, *, except_for: str = "") -> tuple[str, ...]:
     """Name the members of the list that are not healthy, one left out."""
     return tuple(
         f"etcd member {m.name or f'{m.member_id:x}'}: {m.problem or 'not healthy'}"

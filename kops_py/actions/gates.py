@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 
 from kops_py.actions.deps import Deps
+from kops_py.actions.external_etcd import unhealthy_members
 from kops_py.actions.waiting import remaining_s
 from kops_py.connect.base import Host, JsonObject, KubeApi
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import WaitNode
-from kops_py.model.errors import DeadlineError, HostError, KubeError, UnreachableError
+from kops_py.model.errors import DeadlineError, EtcdError, HostError, KubeError, UnreachableError
 from kops_py.model.facts import NodeFacts
 from kops_py.observe.cluster import (
     cluster_configuration,
@@ -163,6 +164,12 @@ def _daemon_problems(pods: Collection[JsonObject]) -> tuple[str, ...]:
 
 
 def _etcd_problems(deps: Deps, node: str) -> tuple[str, ...]:
+    etcd = deps.spec.external
+    if etcd is not None and any(deps.hosts[n].etcd_ca for n in etcd.hosts if n in deps.hosts):
+        try:
+            return unhealthy_members(deps, etcd)
+        except EtcdError as error:
+            return (str(error),)
     try:
         members = observe_etcd_cluster(deps.fleet.host(node))
     except (HostError, ValueError) as error:

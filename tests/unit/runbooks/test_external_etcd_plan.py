@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from kops_py.model.drain import DrainPolicy
 from kops_py.model.errors import UnreachableError
 from kops_py.model.facts import HostFacts
 from kops_py.model.finding import Severity
-from kops_py.model.plan import Plan
+from kops_py.model.patches import PatchFacts, RebootPolicy, Update
+from kops_py.model.plan import Plan, unexpected_steps
 from kops_py.model.spec import ClusterSpec, EtcdSpec, GivenEtcd
 from kops_py.runbooks.bootstrap import bootstrap
+from kops_py.runbooks.patch import PatchArguments, patch
+from kops_py.runbooks.rollout import Rollout
 from tests.fakes.cluster import SimulatedCluster, arguments_for, make_spec
 
 
@@ -176,3 +180,16 @@ def test_a_given_etcd_means_only_the_certificates_of_the_control_planes() -> Non
             cluster.hosts[name], etcd_client_ca="ca", etcd_client_cert="client", etcd_client_runs_out=True
         )
     assert etcd_ids(bootstrap(spec, cluster.facts(), arguments).plan) == []
+
+
+def test_updates_reach_etcd_hosts_one_at_a_time_with_a_gate_between() -> None:
+    cluster = built(make_spec(1, 1, etcd=3))
+    updates = PatchFacts((Update("libc6", "1", "2"),), False)
+    arguments = PatchArguments(Rollout(DrainPolicy()), RebootPolicy.NEVER, etcd=("n4", "n5", "n3"))
+    patches = dict.fromkeys(("n3", "n4", "n5"), updates)
+    plan = patch(cluster.spec, cluster.facts(), patches, arguments).plan
+    assert [(w.name, w.max_parallel, [s.id for s in w.steps]) for w in plan.waves] == [
+        (f"etcd {n}", 1, [f"updates/{n}", f"etcd-healthy/{n}"]) for n in ("n4", "n5", "n3")
+    ]
+    left = patch(cluster.spec, cluster.facts(), {**patches, "n4": PatchFacts()}, arguments).plan
+    assert unexpected_steps(plan.steps[2:], left.steps) == ()
