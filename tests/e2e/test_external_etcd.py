@@ -106,8 +106,8 @@ def _check_files(bed: Bed) -> None:
     digests = {bed.node(n).exec(f"sha256sum < {PKI}/ca.crt").stdout for n in ETCD}
     assert len(digests) == 1, "the members are by different authorities"
     for name in CONTROL_PLANES:
-        found = bed.node(name).exec("stat -c %a /etc/kubernetes/pki/apiserver-etcd-client.key").stdout
-        assert found == "600\n"
+        mode = bed.node(name).exec("stat -c %a /etc/kubernetes/pki/apiserver-etcd-client.key").stdout
+        assert mode == "600\n"
         assert bed.node(name).exec("ls /etc/kubernetes/manifests/etcd.yaml", check=False).returncode != 0
     config = bed.kubectl("-n kube-system get configmap kubeadm-config -o jsonpath={.data.ClusterConfiguration}")
     assert f"https://{bed.node('n5').ip}:2379" in config
