@@ -17,14 +17,15 @@ NODES = (*CONTROL_PLANES, WORKER)
 ETCD = ("n4", "n5", "n6")
 BALANCER = "n4"
 """A host can be two things: the first etcd host balances the API as well, and is not the one that is lost."""
-NEWCOMER = "n7"
+NEWCOMER = "n3"
+"""The worker, which becomes a member as well."""
 PKI = "/etc/etcd/pki"
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(2400)]
 
 
 def test_external_etcd(bed: Bed) -> None:
-    bed.boot(7)
+    bed.boot(6)
     _write(bed)
     _kill_while_etcd_is_built(bed)
     built = bed.bootstrap(deadline_s=900)
