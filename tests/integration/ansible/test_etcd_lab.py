@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -19,9 +20,12 @@ PKI = "/etc/etcd/pki"
 
 
 @pytest.fixture(scope="module")
-def spec(setup: Setup) -> ClusterSpec:
+def spec(setup: Setup) -> Iterator[ClusterSpec]:
     hosts = tuple(replace(h, groups=frozenset({"etcd"})) for h in setup.spec.hosts)
-    return replace(setup.spec, hosts=hosts, external_etcd=True)
+    yield replace(setup.spec, hosts=hosts, external_etcd=True)
+    for host in hosts:  # other tests work on these systems as well
+        left = "/etc/etcd /var/lib/etcd/member /etc/kops-py/etcd.json /etc/systemd/system/etcd.service"
+        setup.node(host.name).exec(f"systemctl disable --now etcd; rm -rf {left}; systemctl daemon-reload", check=False)
 
 
 def run(setup: Setup, spec: ClusterSpec, names: tuple[str, ...] = ("n1", "n2")) -> dict[str, AnsibleHostResult]:
