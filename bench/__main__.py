@@ -66,6 +66,7 @@ BENCHES = (
     Bench("preflight", "A look at five hosts", 900),
     Bench("plan_scale", "What blocks a drain, for growing clusters", 1800, plots=True),
     Bench("bootstrap", "Bootstrap of a cluster", 5400),
+    Bench("upgrade", "Upgrade of a cluster", 3600),
     Bench("drain", "A node with 100 pods drained", 1200),
 )
 

@@ -148,21 +148,21 @@ def bare_script(bed: Bed, topology: Topology) -> Run:
         " ".join(control_planes), " ".join(workers), *balancers,
     ]  # fmt: skip
     begun = time.monotonic()
-    said = _run_to_its_end(argv, bed)
+    said = run_to_its_end(argv, bed, LIMIT_S)
     total_s = time.monotonic() - begun
     words = [line.split() for line in said.splitlines() if line.startswith("phase ")]
     marks = [(name, float(at_s)) for _, name, at_s in words]
     return Run(BARE_SCRIPT, total_s, _between(marks[:-1], marks[-1][1]), load)
 
 
-def _run_to_its_end(argv: Sequence[str], bed: Bed) -> str:
+def run_to_its_end(argv: Sequence[str], bed: Bed, limit_s: float) -> str:
     """Run the script in a process group of its own, ended as a whole when its time is up."""
     with subprocess.Popen(
         argv, cwd=bed.folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=bed.program.environment, start_new_session=True,
     ) as process:  # fmt: skip
         try:
-            out, err = process.communicate(timeout=LIMIT_S)
+            out, err = process.communicate(timeout=limit_s)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
             raise

@@ -7,12 +7,12 @@ a person's cordon carries our mark or ours carries none.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
 from kops_py.connect.base import JsonObject, KubeApi
-from kops_py.model.cordon import CORDONED, Cordon, read_cordon
+from kops_py.model.cordon import CORDONED, UNFINISHED, Cordon, read_cordon, read_mark
 from kops_py.model.errors import KubeError
 
 _ATTEMPTS = 20
@@ -72,7 +72,7 @@ def cordon(api: KubeApi, node: str, *, by: str, run_id: str) -> CordonResult:
 
     ``by`` says who runs kops-py and where. Raises KubeError.
     """
-    mark = Cordon(by, run_id, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    mark = mark_of(by, run_id)
 
     def decide(found: JsonObject) -> tuple[CordonResult, JsonObject | None]:
         held = _own_cordon(found)
@@ -88,26 +88,64 @@ def cordon(api: KubeApi, node: str, *, by: str, run_id: str) -> CordonResult:
     return _change(api, node, decide)
 
 
-def uncordon(api: KubeApi, node: str, *, foreign: bool = False) -> CordonResult:
-    """Take away our cordon and its mark; a cordon that is not ours only when ``foreign``. Raises KubeError."""
+def uncordon(api: KubeApi, node: str, *, foreign: bool = False, unfinished: Cordon | None = None) -> CordonResult:
+    """Take away our cordon and our marks; a cordon that is not ours only when ``foreign``. Raises KubeError.
+
+    ``unfinished`` is put on the node in the same patch: its chain goes on after this. Without it, no mark stays.
+    """
     removed_by_us = False
+    left = None if unfinished is None else unfinished.to_annotation()
 
     def decide(found: JsonObject) -> tuple[CordonResult, JsonObject | None]:
         nonlocal removed_by_us
         mark, held = read_cordon(_annotations(found)), _own_cordon(found)
-        unmark: JsonObject = {"metadata": {"annotations": {CORDONED: None}}}
+        unmark: JsonObject = {"metadata": {"annotations": {CORDONED: None, UNFINISHED: left}}}
+        marks_are_right = mark is None and (UNFINISHED in _annotations(found)) == (left is not None)
         if not _is_cordoned(found):
             if mark is not None:
                 return CordonResult(node, CordonState.UNCORDONED_BY_OTHERS, mark), unmark
             # gone since our own attempt, whose answer was lost
             state = CordonState.UNCORDONED if removed_by_us else CordonState.NOT_CORDONED
-            return CordonResult(node, state), None
+            return CordonResult(node, state), None if marks_are_right else unmark
         if held is None and not foreign:
-            return CordonResult(node, CordonState.FOREIGN), None if mark is None else unmark
+            return CordonResult(node, CordonState.FOREIGN), None if marks_are_right else unmark
         removed_by_us = True
         return CordonResult(node, CordonState.UNCORDONED, held), {**unmark, "spec": {"unschedulable": None}}
 
     return _change(api, node, decide)
+
+
+def mark_unfinished(api: KubeApi, node: str, *, by: str, run_id: str) -> None:
+    """Mark a node whose chain has begun and ends with what cannot be seen on it; raises KubeError."""
+    patch: JsonObject = {"metadata": {"annotations": {UNFINISHED: mark_of(by, run_id).to_annotation()}}}
+    _change(api, node, lambda _: (CordonResult(node, CordonState.NOT_CORDONED), patch))
+
+
+def finish(api: KubeApi, node: str) -> None:
+    """Take the mark of an unfinished chain away, if there is one; raises KubeError."""
+
+    def decide(found: JsonObject) -> tuple[CordonResult, JsonObject | None]:
+        patch: JsonObject = {"metadata": {"annotations": {UNFINISHED: None}}}
+        return CordonResult(node, CordonState.NOT_CORDONED), patch if UNFINISHED in _annotations(found) else None
+
+    _change(api, node, decide)
+
+
+def keep_reason(api: KubeApi, node: str, reason: str) -> None:
+    """Write into our marks on a node why its chain has ended; a node without one is left alone. Raises KubeError."""
+
+    def decide(found: JsonObject) -> tuple[CordonResult, JsonObject | None]:
+        marks = {key: read_mark(_annotations(found), key) for key in (CORDONED, UNFINISHED)}
+        changed = {k: replace(m, reason=reason).to_annotation() for k, m in marks.items() if m is not None}
+        patch: JsonObject = {"metadata": {"annotations": changed}}
+        return CordonResult(node, CordonState.CORDONED_EARLIER), patch if changed else None
+
+    _change(api, node, decide)
+
+
+def mark_of(by: str, run_id: str) -> Cordon:
+    """Return a mark of this run, made now."""
+    return Cordon(by, run_id, datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
 def _change(

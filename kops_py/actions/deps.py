@@ -42,6 +42,8 @@ class Deps:
     """The hosts as they were when the run began: operating system and cgroup version do not change in it."""
     short_before: frozenset[str] = frozenset()
     """Workloads that lacked pods before the run: they are not waited for."""
+    moved: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Pods (``namespace/name``) that the drains of this run took from each node."""
     run_id: str = ""
     by: str = ""
     """Who runs this and where, for marks in the cluster."""

@@ -13,7 +13,15 @@ from kops_py.engine.run import StepContext
 from kops_py.model.actions import IssueEtcdCertificates, PlaceEtcdClient
 from kops_py.model.errors import ConfigError, EtcdError, KopsError
 from kops_py.model.spec import ExternalEtcd, GivenCa
-from kops_py.tools.etcd_pki import API_SERVER_CLIENT, PAIRS, Pair, make_authority, make_certificate, names_of
+from kops_py.tools.etcd_pki import (
+    API_SERVER_CLIENT,
+    PAIRS,
+    Pair,
+    as_kubeadm_reads,
+    make_authority,
+    make_certificate,
+    names_of,
+)
 from kops_py.tools.kubeadm import ETCD_CA, ETCD_CLIENT_CERT, ETCD_CLIENT_KEY
 
 MARKER = "/etc/kops-py/etcd-pki.json"
@@ -59,7 +67,7 @@ def place_client(deps: Deps, action: PlaceEtcdClient, ctx: StepContext) -> None:
     """Give a control plane the authority, a client certificate and its key; raises EtcdError, ConfigError."""
     given = deps.spec.etcd.given
     if given is not None:
-        ca, pair = _read(given.ca), Pair(_read(given.cert), read_private(given.key))
+        ca, pair = _read(given.ca), Pair(_read(given.cert), _readable(given.key))
     else:
         etcd = _external(deps)
         authority = _given_authority(deps.spec.etcd.ca) or _found_authority(deps, etcd)
@@ -142,6 +150,13 @@ def _certificate(authority: Pair, name: str, names: tuple[str, ...]) -> Pair:
         return make_certificate(authority, name, names)
     except (ValueError, TypeError) as error:  # TypeError: the key is encrypted
         raise EtcdError("the authority of etcd's certificates cannot be used", why=str(error)) from None
+
+
+def _readable(path: Path) -> bytes:
+    try:
+        return as_kubeadm_reads(read_private(path))
+    except (ValueError, TypeError) as error:  # TypeError: the key is encrypted
+        raise ConfigError("the key cannot be used", where=str(path), why=str(error)) from None
 
 
 def read_private(path: Path) -> bytes:

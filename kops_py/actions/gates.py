@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 
 from kops_py.actions.deps import Deps
+from kops_py.actions.etcd_gate import EtcdGate
 from kops_py.actions.external_etcd import unhealthy_members
+from kops_py.actions.static_pods import wait_static_pods
 from kops_py.actions.waiting import remaining_s
 from kops_py.connect.base import Host, JsonObject, KubeApi
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import WaitNode
-from kops_py.model.errors import DeadlineError, EtcdError, HostError, KubeError, UnreachableError
+from kops_py.model.errors import DeadlineError, EtcdError, KubeError, UnreachableError
 from kops_py.model.facts import NodeFacts
 from kops_py.observe.cluster import (
     cluster_configuration,
@@ -21,7 +23,6 @@ from kops_py.observe.cluster import (
     system_pod_problems,
     unready_nodes,
 )
-from kops_py.observe.host_status import observe_etcd_cluster
 from kops_py.observe.pods import MIRROR
 from kops_py.tools import crictl
 from kops_py.tools.systemd import BOOT_ID
@@ -36,9 +37,12 @@ _KUBE_PROXY = "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
 def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
     """Wait until the node is healthy at its version, with all that belongs to it.
 
-    That is: Ready, at the version, static pods (and etcd, every member) healthy, kube-proxy and all other DaemonSet
-    pods on it Ready, DNS available. Raises KubeError naming what is still lacking at the deadline.
+    That is: Ready, at the version, static pods healthy, kube-proxy and all other DaemonSet pods on it Ready, DNS
+    available, every etcd member healthy and caught up. Raises KubeError naming what is still lacking at the deadline.
     """
+    if action.control_plane:
+        wait_static_pods(deps, action.node, ctx)
+    etcd = EtcdGate()
 
     def lacking() -> tuple[str, ...]:
         try:
@@ -46,7 +50,7 @@ def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
         except (UnreachableError, DeadlineError) as error:
             problems = (str(error),)
         if not problems and action.control_plane:
-            problems = _etcd_problems(deps, action.node)
+            problems = etcd.problems(deps.fleet.host(action.node)) or _external_etcd_problems(deps)
         return problems
 
     _wait(lacking, ctx, _POLL_S, f"{action.node} is not healthy")
@@ -163,23 +167,40 @@ def _daemon_problems(pods: Collection[JsonObject]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _etcd_problems(deps: Deps, node: str) -> tuple[str, ...]:
+def _external_etcd_problems(deps: Deps) -> tuple[str, ...]:
+    """Name the members of an external etcd of ours that are not healthy."""
     etcd = deps.spec.external
-    if etcd is not None and any(deps.hosts[n].etcd_ca for n in etcd.hosts if n in deps.hosts):
-        try:
-            return unhealthy_members(deps, etcd)
-        except EtcdError as error:
-            return (str(error),)
+    if etcd is None or not any(deps.hosts[n].etcd_ca for n in etcd.hosts if n in deps.hosts):
+        return ()
     try:
-        members = observe_etcd_cluster(deps.fleet.host(node))
-    except (HostError, ValueError) as error:
-        return (f"etcd through {node}: {error}",)
-    return tuple(f"etcd member {m.name}: {m.problem or 'not healthy'}" for m in members if not m.healthy)
+        return unhealthy_members(deps, etcd)
+    except EtcdError as error:
+        return (str(error),)
 
 
 def unavailable_workloads(api: KubeApi) -> dict[str, str]:
-    """Return the Deployments and StatefulSets with fewer available pods than they want; raises KubeError."""
-    return {name: f"{there} of {wanted} available" for name, there, wanted in _workloads(api) if there < wanted}
+    """Return the workloads with fewer available pods than they want; raises KubeError.
+
+    A node that is out of service for now may lack its pod of a DaemonSet; wait_node looks at these node by node.
+    """
+    found = {name: f"{there} of {wanted} available" for name, there, wanted in _workloads(api) if there < wanted}
+    daemons = [(name, there, wanted) for name, there, wanted in _daemons(api) if there < wanted]
+    if not daemons:
+        return found  # nodes are only counted when it matters: there may be thousands
+    away = sum(1 for item in api.items("/api/v1/nodes") if _is_away(node_facts(item)))
+    lacking = ((name, there, wanted - away) for name, there, wanted in daemons)
+    return {**found, **{name: f"{there} of {wanted} available" for name, there, wanted in lacking if there < wanted}}
+
+
+def _is_away(node: NodeFacts) -> bool:
+    return node.unschedulable or not node.ready
+
+
+def _daemons(api: KubeApi) -> Iterator[tuple[str, int, int]]:
+    for item in api.items("/apis/apps/v1/daemonsets"):
+        metadata, status = item["metadata"], item.get("status") or {}
+        name = f"DaemonSet {metadata['namespace']}/{metadata['name']}"
+        yield name, int(status.get("numberAvailable") or 0), int(status.get("desiredNumberScheduled") or 0)
 
 
 def _workloads(api: KubeApi) -> Iterator[tuple[str, int, int]]:
@@ -194,14 +215,34 @@ def _workloads(api: KubeApi) -> Iterator[tuple[str, int, int]]:
             yield name, int(status.get(counted) or 0), 1 if wanted is None else int(wanted)
 
 
-def wait_workloads(deps: Deps, before: Collection[str], ctx: StepContext) -> None:
-    """Wait until no workload is short of pods that was not so ``before`` the run; raises KubeError at the deadline."""
+def wait_workloads(deps: Deps, ctx: StepContext) -> None:
+    """Wait until no workload is short of pods that was not so before the run; raises KubeError at the deadline."""
+    node = ctx.step.node
+    failure = "workloads have not come back after the node was drained"
+    _wait(lambda: short_workloads(deps, (node,)), ctx, _SETTLE_POLL_S, failure)
 
-    def lacking() -> tuple[str, ...]:
-        now = unavailable_workloads(deps.kube.api())
-        return tuple(f"{name}: {how}" for name, how in sorted(now.items()) if name not in before)
 
-    _wait(lacking, ctx, _SETTLE_POLL_S, "workloads have not come back after the node was drained")
+def short_workloads(deps: Deps, nodes: Collection[str]) -> tuple[str, ...]:
+    """Name the workloads that are short now and were not before the run, first those these nodes ran; raises KubeError.
+
+    Each says how many of its pods this run has moved from these nodes.
+    """
+    now = unavailable_workloads(deps.kube.api())
+    found = []
+    for name, how in sorted(now.items()):
+        if name in deps.short_before:
+            continue
+        counts = {node: _moved(deps.moved.get(node, ()), name) for node in nodes}
+        moved = [f"{n} pod{'s' if n > 1 else ''} of it moved from {node}" for node, n in counts.items() if n]
+        found.append((not moved, f"{name}: {how}" + (f" ({', '.join(moved)})" if moved else "")))
+    return tuple(text for _, text in sorted(found))
+
+
+def _moved(pods: Collection[str], workload: str) -> int:
+    """Count the pods that are a workload's, by their names: those of its controller and what that puts behind it."""
+    kind, _, name = workload.partition(" ")
+    parts = 2 if kind == "Deployment" else 1
+    return sum(1 for pod in pods if pod.rsplit("-", parts)[0] == name)
 
 
 def _wait(lacking: Callable[[], tuple[str, ...]], ctx: StepContext, poll_s: float, failure: str) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from kops_py.actions import (
     api_server,
+    balancer,
     etcd_certificates,
     external_etcd,
     gates,
     health,
+    hooks,
     kubeadm,
     labels,
     maintenance,
     network,
     prepare,
     reboot,
+    remove,
+    static_pods,
     upgrade,
 )
 from kops_py.actions.deps import Deps
@@ -28,28 +33,53 @@ from kops_py.model.actions import (
     ConfigureEtcd,
     ConfigureLoadBalancer,
     CordonNode,
+    DeleteNode,
     DrainNode,
+    FinishNode,
+    ForgetEtcdMember,
     InitControlPlane,
     InstallPackages,
     InstallUpdates,
     IssueEtcdCertificates,
     JoinNode,
     LabelNode,
+    MarkUnfinished,
     PlaceEtcdClient,
     PrepareHost,
+    PutBackIntoBalancer,
     RebootNode,
+    ResetNode,
     RestartApiServer,
     RevokeJoinSecrets,
+    RunHook,
     StageUpgrade,
+    TakeOutOfBalancer,
     UncordonNode,
     UpgradeWithKubeadm,
     WaitEtcd,
+    WaitGate,
     WaitHealthy,
     WaitNode,
     WaitWorkloads,
+    WatchCanary,
 )
-from kops_py.model.errors import KopsError, KubeError
+from kops_py.model.errors import CancelledError, KopsError, KubeError
 from kops_py.observe.cluster import observe_join_secrets
+
+_IN_CHAIN = (
+    DrainNode,
+    FinishNode,
+    InstallPackages,
+    InstallUpdates,
+    RebootNode,
+    RunHook,
+    UncordonNode,
+    UpgradeWithKubeadm,
+    WaitGate,
+    WaitNode,
+    WaitWorkloads,
+)
+"""What fails on a node that may carry a mark of ours by then."""
 
 
 class ClusterPerformer:
@@ -59,26 +89,47 @@ class ClusterPerformer:
         self._deps = deps
 
     def check(self, ctx: StepContext) -> str | None:
-        """Return why a step is true already.
+        """Return why a step is true already; raises KopsError.
 
         Plans are made from a fresh observation, so most steps in them are known to be needed; only what may come
         true by itself while earlier waves run is looked at again.
         """
-        match ctx.step.action:
-            case RevokeJoinSecrets():
-                return None if self._left_secrets() else "none is left"
-            case RebootNode() as action:
-                return reboot.why_no_reboot(self._deps, action)
-            case _:
-                return None
+        with self._reason_kept(ctx):
+            match ctx.step.action:
+                case RevokeJoinSecrets():
+                    return None if self._left_secrets() else "none is left"
+                case RebootNode() as action:
+                    return reboot.why_no_reboot(self._deps, action)
+                case ForgetEtcdMember() as action:
+                    return remove.why_no_member(self._deps, action)
+                case _:
+                    return None
 
     def apply(self, ctx: StepContext) -> None:
         """Carry out one step; raises KopsError."""
+        with self._reason_kept(ctx):
+            self._apply(ctx)
+
+    @contextmanager
+    def _reason_kept(self, ctx: StepContext) -> Iterator[None]:
+        """Let a node that is out of service say why its chain ended; the error goes on as it is."""
+        try:
+            yield
+        except CancelledError:
+            raise
+        except KopsError as error:
+            if ctx.step.node and isinstance(ctx.step.action, _IN_CHAIN):
+                maintenance.tell_on_node(self._deps, ctx, error)
+            raise
+
+    def _apply(self, ctx: StepContext) -> None:
         deps = self._deps
         match ctx.step.action:
             case InitControlPlane() as action:
+                remove.forget_mark(deps, action.node)
                 kubeadm.init_control_plane(deps, action, ctx)
             case JoinNode() as action:
+                remove.forget_mark(deps, action.node)
                 kubeadm.join_node(deps, action, ctx)
             case RestartApiServer() as action:
                 api_server.restart(deps, action, ctx)
@@ -101,16 +152,28 @@ class ClusterPerformer:
                 upgrade.install_updates(deps, action, ctx)
             case RebootNode() as action:
                 reboot.reboot_node(deps, action, ctx)
+            case TakeOutOfBalancer() as action:
+                balancer.take_out(deps, action, ctx)
+            case PutBackIntoBalancer() as action:
+                balancer.put_back(deps, action, ctx)
             case CordonNode() as action:
                 maintenance.cordon_node(deps, action, ctx)
             case DrainNode() as action:
                 maintenance.drain_node(deps, action, ctx)
             case UncordonNode() as action:
                 maintenance.uncordon_node(deps, action, ctx)
+            case ResetNode() as action:
+                remove.reset_node(deps, action, ctx)
+            case ForgetEtcdMember() as action:
+                remove.forget_etcd_member(deps, action, ctx)
+            case DeleteNode() as action:
+                remove.delete_node(deps, action, ctx)
             case WaitNode() as action:
                 gates.wait_node(deps, action, ctx)
+            case MarkUnfinished() | FinishNode() as action:
+                maintenance.mark_node(deps, action)
             case WaitWorkloads():
-                gates.wait_workloads(deps, deps.short_before, ctx)
+                gates.wait_workloads(deps, ctx)
             case IssueEtcdCertificates() as action:
                 etcd_certificates.issue_certificates(deps, action, ctx)
             case ConfigureEtcd() as action:
@@ -121,6 +184,12 @@ class ClusterPerformer:
                 external_etcd.wait_etcd(deps, action, ctx)
             case PlaceEtcdClient() as action:
                 etcd_certificates.place_client(deps, action, ctx)
+            case RunHook() as action:
+                hooks.run_hook(deps, action, ctx)
+            case WaitGate() as action:
+                hooks.wait_gate(deps, action, ctx)
+            case WatchCanary() as action:
+                hooks.watch_canary(deps, action, ctx)
             case PrepareHost() | ConfigureLoadBalancer() | StageUpgrade():
                 error = self.apply_together([ctx])[ctx.step.id]
                 if error is not None:
@@ -134,15 +203,24 @@ class ClusterPerformer:
 
     def verify(self, ctx: StepContext) -> None:
         """Prove that the step is true now; raises KopsError."""
+        with self._reason_kept(ctx):
+            self._verify(ctx)
+
+    def _verify(self, ctx: StepContext) -> None:
         match ctx.step.action:
             case InitControlPlane(node=node):
                 kubeadm.verify_member(self._deps, node, True, ctx)
             case JoinNode(node=node, control_plane=control_plane):
                 kubeadm.verify_member(self._deps, node, control_plane, ctx)
-            case UpgradeWithKubeadm(control_plane=True):
+            case UpgradeWithKubeadm(control_plane=True, node=node):
+                static_pods.wait_static_pods(self._deps, node, ctx)
                 gates.wait_addons(self._deps, ctx)
             case RestartApiServer(node=node):
                 api_server.verify_restarted(self._deps, node, ctx)
+            case ForgetEtcdMember() as action:
+                remove.verify_no_member(self._deps, action, ctx)
+            case DeleteNode(node=node):
+                remove.verify_deleted(self._deps, node, ctx)
             case RevokeJoinSecrets():
                 left = self._left_secrets()
                 if left:

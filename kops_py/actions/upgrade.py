@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kops_py.actions.deps import Deps
 from kops_py.actions.jobs import forget_job, run_job
+from kops_py.actions.static_pods import forget_static_pods, note_static_pods
 from kops_py.connect.base import Host
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import UPGRADE_JOB, InstallPackages, InstallUpdates, UpgradeWithKubeadm
@@ -30,7 +31,9 @@ def install_packages(deps: Deps, action: InstallPackages, ctx: StepContext) -> N
     version = Version.parse(action.version)
     what = f"{', '.join(action.packages)} {version.bare}"
     if "kubeadm" in action.packages:
-        forget_job(host, UPGRADE_JOB)  # what another kubeadm did says nothing about this one
+        # what another kubeadm did, and what was there before it, says nothing about this one
+        forget_job(host, UPGRADE_JOB)
+        forget_static_pods(host)
     script = install_script(family, action.packages, version.bare, deps.spec.kubernetes.package_revision)
     if "kubelet" in action.packages:
         script += "systemctl daemon-reload\nsystemctl restart kubelet\n"
@@ -85,7 +88,8 @@ def upgrade_with_kubeadm(deps: Deps, action: UpgradeWithKubeadm, ctx: StepContex
     """
     host = deps.fleet.host(action.node)
     if action.control_plane:
-        _move_etcd_leader_away(deps, host, ctx)
+        note_static_pods(deps, host, ctx)
+        move_etcd_leader_away(deps, host, ctx)
     version = Version.parse(action.version)
     ignored = deps.kubeadm_ignores
     argv = (
@@ -95,6 +99,7 @@ def upgrade_with_kubeadm(deps: Deps, action: UpgradeWithKubeadm, ctx: StepContex
     )
     ctx.progress(" ".join(argv[:3]))
     outcome = run_job(host, UPGRADE_JOB, argv, ctx)
+    ctx.journal("kubeadm-end", node=action.node, exit_status=outcome.exit_status)
     if outcome.exit_status == 0:
         return
     interrupted = "it was interrupted (power loss, or somebody stopped its unit)"
@@ -116,7 +121,7 @@ def upgrade_with_kubeadm(deps: Deps, action: UpgradeWithKubeadm, ctx: StepContex
     )
 
 
-def _move_etcd_leader_away(deps: Deps, host: Host, ctx: StepContext) -> None:
+def move_etcd_leader_away(deps: Deps, host: Host, ctx: StepContext) -> None:
     """Hand leadership to another member before this one is stopped: an election costs writes, a handover does not."""
     members = observe_etcd_cluster(host)
     own = next((m for m in members if m.name == host.name), None)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from kops_py.app.canaries import settle_canaries, with_passed
 from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
 from kops_py.app.upgrade import RolloutSettings, drain_findings, make_rollout
@@ -127,13 +128,13 @@ def _patch_arguments(
     nodes: tuple[str, ...],
 ) -> PatchArguments:
     from kops_py.runbooks.patch import PatchArguments
-    from kops_py.runbooks.rollout import control_plane_order, is_our_cordon
+    from kops_py.runbooks.rollout import control_plane_order, is_begun, is_out_of_balancer
 
     members = facts.kube.nodes if facts.kube else {}
-    begun = {name for name, node in members.items() if is_our_cordon(node)}
+    begun = {name for name, node in members.items() if is_begun(node) or is_out_of_balancer(facts, name)}
     order = control_plane_order(opened.spec, facts, begun)
     return PatchArguments(
-        rollout=dataclasses.replace(make_rollout(opened.spec, rollout), order=order),
+        rollout=dataclasses.replace(make_rollout(opened.spec, rollout, facts), order=order),
         reboot=reboot,
         rebooted=_restarted_earlier(opened, facts, operation),
         operation=operation,
@@ -229,6 +230,8 @@ def _decided(
 ) -> Decided:
     from kops_py.runbooks.patch import patch
 
+    settled = settle_canaries(opened, arguments.rollout, patch(opened.spec, facts, first, arguments).plan)
+    arguments = dataclasses.replace(arguments, rollout=settled)
     decision = patch(opened.spec, facts, first, arguments)
     if decision.plan.has_changes:
         found = (*found, *drain_findings(opened, arguments.rollout, decision.plan))
@@ -237,7 +240,14 @@ def _decided(
         facts,
         decision.plan,
         (*decision.findings, *found),
-        lambda now: patch(opened.spec, now, updates(now), arguments).plan,
+        lambda now: (
+            patch(
+                opened.spec,
+                now,
+                updates(now),
+                dataclasses.replace(arguments, rollout=with_passed(opened, arguments.rollout)),
+            ).plan
+        ),
     )
 
 

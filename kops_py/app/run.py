@@ -48,6 +48,8 @@ class RunResult:
     run_dir: Path | None = None
     executed: bool = False
     """Whether the plan was begun."""
+    hint: str = ""
+    """What to do next, when there is something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,10 @@ class Decided:
     findings: tuple[Finding, ...]
     replan: Callable[[], tuple[Plan, Facts]]
     performer: Callable[[RunPlace], Performer]
+    unwatched: frozenset[str] = frozenset()
+    """Nodes of the plan whose hosts cannot be reached, or are not known, from the start."""
+    keeps_lease: bool = True
+    """Whether the lock in the cluster is held to the end; not by what takes the cluster down."""
 
 
 Decide = Callable[[Session], Decided]
@@ -217,13 +223,16 @@ def _execute(opened: Session, place: RunPlace, decided: Decided) -> RunResult:
         lease.take_if_possible()
         if lease.is_held:
             emit_versions(opened.kube, SeenWhen.BEFORE, opened.emit)
+        if not decided.keeps_lease:
+            lease.release()
         engine = Engine(decided.performer(place), journal, opened.emit, opened.cancel)
 
         def replan() -> Plan:
             new, facts = decided.replan()
             opened.emit(versions_seen(SeenWhen.AFTER, facts))
-            _raise_for_lost_hosts(plan, facts)
-            lease.take_if_possible()
+            _raise_for_lost_hosts(plan, facts, decided.unwatched)
+            if decided.keeps_lease:
+                lease.take_if_possible()
             return new
 
         outcome = engine.run(plan, replan)
@@ -253,10 +262,10 @@ def _execute(opened: Session, place: RunPlace, decided: Decided) -> RunResult:
     return RunResult(code, plan, decided.findings, tuple(outcome.errors), folder, executed=True)
 
 
-def _raise_for_lost_hosts(plan: Plan, facts: Facts) -> None:
+def _raise_for_lost_hosts(plan: Plan, facts: Facts, unwatched: frozenset[str] = frozenset()) -> None:
     """Stop when a host of the plan went away since: the difference in plans would not say so plainly."""
     for step in plan.steps:
-        problem = facts.hosts[step.node].problem if step.node else None
+        problem = facts.hosts[step.node].problem if step.node and step.node not in unwatched else None
         if problem is not None:
             raise UnreachableError(
                 "was lost while the run went on", where=step.node, why=str(problem), hint=problem.hint
@@ -303,6 +312,7 @@ class _LeaseKeeper:
         """Give the Lease back."""
         if self._lease is not None:
             self._lease.release()
+            self._lease = None
 
 
 def _new_run_id(operation: str) -> str:

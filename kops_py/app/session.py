@@ -130,7 +130,7 @@ class Session:
         try:
             kube = observe_cluster(
                 self.kube.api(),
-                expected_nodes=[n for n in nodes if n not in absent],
+                expected_nodes=[n for n in nodes if n not in absent and self._is_expected(hosts[n])],
                 absent=absent,
                 network_expected=self.spec.network.cni is not CniType.NONE,
             )
@@ -152,13 +152,21 @@ class Session:
                 continue
         return ()
 
+    def _is_expected(self, host: HostFacts) -> bool:
+        """Whether a host is to be a member: not one that was taken out, or that the command leaves alone."""
+        removed = host.removal is not None and host.removal.cluster == self.spec.name
+        return not removed and (self.spec.limit is None or host.name in self.spec.limit)
+
     def observe_etcd(self, facts: Facts) -> tuple[EtcdMember, ...]:
-        """Ask etcd about its members through the first control plane that answers; empty when none does."""
+        """Ask etcd about its members through the first control plane that answers; empty when none does.
+
+        One whose own etcd does not run says only that, and only counts when no other one says more.
+        """
         from kops_py.observe.host_status import observe_etcd_cluster
 
         if self.spec.external_etcd:
             return self._observe_external_etcd(facts.hosts)
-
+        fallback: tuple[EtcdMember, ...] = ()
         for host in self.spec.control_planes:
             if not facts.hosts[host.name].reachable:
                 continue
@@ -166,9 +174,10 @@ class Session:
                 found = observe_etcd_cluster(self.fleet.host(host.name))
             except (HostError, ValueError):
                 continue
-            if found:
+            if any(member.member_id for member in found):
                 return found
-        return ()
+            fallback = fallback or found
+        return fallback
 
     def probe(self, facts: Facts) -> ProbeResults:
         """Probe between hosts and towards the sources of packages and images; changes nothing."""

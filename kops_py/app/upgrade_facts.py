@@ -8,12 +8,13 @@ from typing import Any
 
 from kops_py.app.session import Session
 from kops_py.connect.base import Host
-from kops_py.model.errors import KubeError
+from kops_py.model.errors import HostError, KubeError
 from kops_py.model.facts import Facts
 from kops_py.model.spec import ClusterSpec
 from kops_py.model.status import Certificate
 from kops_py.model.upgrade import UpgradeFacts
 from kops_py.model.version import Version
+from kops_py.observe.addons import observe_addon_changes
 
 _SYSTEM = "/api/v1/namespaces/kube-system"
 _API_SERVERS = {"labelSelector": "component=kube-apiserver"}
@@ -35,11 +36,38 @@ def observe_upgrade(opened: Session, facts: Facts, left_behind: frozenset[str]) 
         kubeadm_documents={"ConfigMap kube-system/kubeadm-config": str(stored.get("apiVersion") or "")},
         fail_cgroup_v1=kubelet.get("failCgroupV1") if isinstance(kubelet.get("failCgroupV1"), bool) else None,
         etcd_members=facts.etcd,
-        etcd_expected=frozenset() if spec.external_etcd else frozenset(h.name for h in spec.control_planes),
+        etcd_expected=frozenset() if spec.external_etcd else _etcd_expected(spec, facts),
+        etcd_alarms=_etcd_alarms(opened, facts),
         etcd_flags=frozenset(_argument_names(local.get("extraArgs"))),
         admission_plugins=frozenset(p for pod in servers for p in _admission_plugins(pod)),
+        addon_changes=observe_addon_changes(api),
         certificates=_certificates(opened, facts),
     )
+
+
+def _etcd_alarms(opened: Session, facts: Facts) -> tuple[str, ...]:
+    """Return the alarms as sentences, told by the first member that answers; an external etcd is not asked."""
+    from kops_py.observe.host_status import observe_etcd_alarms
+
+    names = {m.member_id: m.name for m in facts.etcd}
+    for host in opened.spec.control_planes if facts.etcd else ():
+        if facts.hosts[host.name].reachable:
+            try:
+                found = observe_etcd_alarms(opened.fleet.host(host.name))
+            except (HostError, ValueError):
+                continue
+            return tuple(
+                f"alarm {alarm} of etcd member {names.get(member, f'{member:x}')}"
+                for member, alarms in found.items()
+                for alarm in alarms
+            )
+    return ()
+
+
+def _etcd_expected(spec: ClusterSpec, facts: Facts) -> frozenset[str]:
+    """Return the control planes that have a member of etcd; not those that were taken out and are still listed."""
+    nodes = facts.kube.nodes if facts.kube else {}
+    return frozenset(h.name for h in spec.control_planes if h.name in nodes or facts.hosts[h.name].removal is None)
 
 
 def _api_server_versions(spec: ClusterSpec, facts: Facts) -> dict[str, Version]:

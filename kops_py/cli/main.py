@@ -26,9 +26,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "bootstrap": ("kops_py.cli.bootstrap:bootstrap", "Build the cluster, or join what is missing."),
     "upgrade": ("kops_py.cli.upgrade:upgrade", "Upgrade Kubernetes, node by node."),
     "patch": ("kops_py.cli.nodes:patch", "Install updates of the operating system, node by node."),
-    "node": ("kops_py.cli.nodes:node", "Cordon, drain, uncordon or restart single nodes."),
+    "node": ("kops_py.cli.nodes:node", "Add or remove nodes; cordon, drain, uncordon or restart single ones."),
     "status": ("kops_py.cli.status:status", "Show nodes, versions, etcd, certificates and cordons."),
     "runs": ("kops_py.cli.runs:runs", "Look at earlier runs, or make reports of them."),
+    "reset": ("kops_py.cli.reset:reset", "Take the whole cluster down; everything in it is lost."),
     "kubeconfig": ("kops_py.cli.kubeconfig:kubeconfig", "Fetch the cluster's kubeconfig."),
 }
 

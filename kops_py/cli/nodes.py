@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from kops_py.app.membership import run_node_add, run_node_remove
 from kops_py.app.nodes import run_node_verb, run_patch, run_reboot
 from kops_py.app.upgrade import RolloutSettings
 from kops_py.cli.options import host_options, inventory_options, output_option, plan_options, settings_from
@@ -48,7 +49,7 @@ def patch(output: str, verbose: bool, *, security: bool, packages: tuple[str, ..
 
 @click.group()
 def node() -> None:
-    """Take single nodes out of service and back."""
+    """Join and remove nodes; take single ones out of service and back."""
 
 
 _names = click.argument("nodes", nargs=-1, required=True, metavar="NODE...")
@@ -103,6 +104,36 @@ def reboot(output: str, verbose: bool, nodes: tuple[str, ...], **given: Any) -> 
     """Drain nodes, restart their systems, and give them back when they are healthy."""
     run = partial(run_reboot, nodes=_unique(nodes), rollout=rollout_settings(given))
     return run_planned(run, settings_from(**given), output, verbose=verbose, done="has them restarted: {steps} steps")
+
+
+@node.command()
+@click.argument("nodes", nargs=-1, required=True, metavar="HOST...")
+@inventory_options
+@output_option
+@host_options
+@plan_options
+def add(output: str, verbose: bool, nodes: tuple[str, ...], **given: Any) -> int:
+    """Join hosts of the inventory, and no others, at the version the cluster has now."""
+    if given.get("limit"):
+        raise ConfigError("the hosts to join are named without --limit", hint="leave --limit out")
+    run = partial(run_node_add, nodes=_unique(nodes))
+    return run_planned(run, settings_from(**given), output, verbose=verbose, done="has them: {steps} steps")
+
+
+@node.command()
+@_names
+@click.option("--lost", is_flag=True, help="their machines are gone: only the cluster forgets them")
+@rollout_options
+@inventory_options
+@output_option
+@host_options
+@plan_options
+def remove(output: str, verbose: bool, nodes: tuple[str, ...], *, lost: bool, **given: Any) -> int:
+    """Take nodes out for good: drained, out of etcd, reset, deleted; also those the inventory no longer names."""
+    if given.get("limit"):
+        raise ConfigError("the nodes to remove are named without --limit", hint="leave --limit out")
+    run = partial(run_node_remove, nodes=_unique(nodes), lost=lost, rollout=rollout_settings(given))
+    return run_planned(run, settings_from(**given), output, verbose=verbose, done="is without them: {steps} steps")
 
 
 def _unique(names: tuple[str, ...]) -> tuple[str, ...]:

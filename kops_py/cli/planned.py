@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from kops_py.app.run import RunResult
 
 Run = Callable[[Settings, Emit, Confirm], "RunResult"]
+Ask = Callable[[Plan], bool]
 
 
-def run_planned(run: Run, settings: Settings, output: str, *, verbose: bool, done: str) -> int:
-    """Run a command that plans and return its exit code; ``done`` says what is true when it ended well."""
+def run_planned(run: Run, settings: Settings, output: str, *, verbose: bool, done: str, ask: Ask | None = None) -> int:
+    """Run a command that plans and return its exit code; ``done`` says what is true when it ended well.
+
+    ``ask`` asks in place of a plain yes or no.
+    """
     if not (settings.plan_only or settings.yes or settings.plan_digest or sys.stdin.isatty()):
         raise ConfigError(
             "there is no terminal to ask on",
@@ -35,7 +39,7 @@ def run_planned(run: Run, settings: Settings, output: str, *, verbose: bool, don
         if output == "json" and settings.plan_only
         else event_output(output, verbose=verbose) as emit
     ):
-        result = run(settings, emit, lambda plan, findings: _confirm(settings, output, plan, findings))
+        result = run(settings, emit, lambda plan, findings: _confirm(settings, output, plan, findings, ask))
     if output == "table":
         _print(result, plan_only=settings.plan_only, done=done)
     elif settings.plan_only:
@@ -45,7 +49,7 @@ def run_planned(run: Run, settings: Settings, output: str, *, verbose: bool, don
     return int(result.exit_code)
 
 
-def _confirm(settings: Settings, output: str, plan: Plan, findings: tuple[Finding, ...]) -> bool:
+def _confirm(settings: Settings, output: str, plan: Plan, findings: tuple[Finding, ...], ask: Ask | None) -> bool:
     """Show what was found, and ask unless the answer was given on the command line."""
     from kops_py.report.text import findings_text, plan_text
 
@@ -55,7 +59,7 @@ def _confirm(settings: Settings, output: str, plan: Plan, findings: tuple[Findin
         return True
     click.echo(plan_text(plan), err=True)
     try:
-        return click.confirm("Run this plan?", default=False, err=True)
+        return ask(plan) if ask else click.confirm("Run this plan?", default=False, err=True)
     except click.Abort:  # Ctrl-C or Ctrl-D
         click.echo(err=True)
         return False
@@ -76,6 +80,8 @@ def _print(result: RunResult, *, plan_only: bool, done: str) -> None:
         say(f"cluster {result.plan.cluster}: nothing to do" + (f" ({notes})" if notes else ""))
     elif not result.errors:
         say(f"cluster {result.plan.cluster} {done.format(steps=len(result.plan.steps))}")
+    if result.hint and not plan_only:
+        say(result.hint)
 
 
 def _print_errors(settings: Settings, result: RunResult) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
 
 from kops_py.config.cluster import ClusterFile
 from kops_py.config.index import GROUP_NAMES, Index
 from kops_py.config.problems import Place, Problems, did_you_mean, show
+from kops_py.model.hooks import GroupSpec
 from kops_py.model.spec import Endpoint, Group, HostSpec, Network
 
 API_PORT = 6443
@@ -203,3 +205,22 @@ def choose_limit(text: str, members_of: Callable[[str], list[str]], hosts: tuple
         problems.add(place, f"{show(text)} leaves no host")
     problems.raise_if_any()
     return frozenset(chosen)
+
+
+def choose_groups(
+    members_of: Callable[[str], list[str]], cluster: ClusterFile, problems: Problems
+) -> tuple[GroupSpec, ...]:
+    """Return the groups of workers with the hosts of their inventory groups; one without hosts is noted."""
+    found = []
+    for number, group in enumerate(cluster.maintenance.groups):
+        wanted = group.inventory_group
+        if wanted is None:
+            found.append(group)
+            continue
+        known = group_names(GROUP_NAMES[wanted]) if wanted in GROUP_NAMES else [wanted]
+        hosts = frozenset(member for name in known for member in members_of(name))
+        if not hosts:
+            place = cluster.place("maintenance", "groups", number, "inventoryGroup")
+            problems.add(place, f"the inventory has no group {show(wanted)}, or it has no host")
+        found.append(replace(group, hosts=hosts))
+    return tuple(found)

@@ -14,6 +14,7 @@ from kops_py.config.networks import check_networks
 from kops_py.config.problems import Place, Problems, show
 from kops_py.config.yamlfile import Kind, Node, read_yaml
 from kops_py.model.drain import DrainGroup, DrainPolicy
+from kops_py.model.hooks import CanarySpec, Gate, GroupSpec, Hooks, HttpCheck, OperatorCommand, Side
 from kops_py.model.selectors import parse_selector
 from kops_py.model.spec import (
     CniType,
@@ -34,6 +35,7 @@ from kops_py.model.spec import (
 from kops_py.model.version import Version, facts_of
 
 if TYPE_CHECKING:
+    from kops_py.config import document
     from kops_py.config.document import ClusterDocument
 
 T = TypeVar("T")
@@ -247,9 +249,16 @@ class _Converter:
         for number, group in enumerate(drain.groups):
             place: Path_ = ("maintenance", "drain", "groups", number, "selector")
             self._parse(parse_selector, group.selector, place, hint="as in app=rook-ceph-osd or tier in (db,queue)")
+        hooks = given.hooks
         return MaintenanceSpec(
             max_unavailable=given.max_unavailable,
             max_failures=given.max_failures,
+            hooks=Hooks(
+                tuple(_command(h.command, h) for h in hooks.before), tuple(_command(h.command, h) for h in hooks.after)
+            ),
+            gates=tuple(self._gate(g, ("maintenance", "gates", n), n + 1) for n, g in enumerate(given.gates)),
+            canary=self._canary(),
+            groups=tuple(self._group(g, ("maintenance", "groups", n)) for n, g in enumerate(given.groups)),
             drain=DrainPolicy(
                 timeout_s=float(drain.timeout_seconds),
                 grace_period_s=drain.grace_period_seconds,
@@ -259,6 +268,46 @@ class _Converter:
                 volumes_timeout_s=float(drain.volumes_timeout_seconds),
             ),
         )
+
+    def _canary(self) -> CanarySpec:
+        given = self._document.maintenance.canary
+        if not given.count and (given.pause_seconds or given.gate):
+            what = "canary has a pause or a gate, but no count: there is nothing to watch"
+            self._add(("maintenance", "canary"), what, hint="set count: 1")
+        gate = None if given.gate is None else self._gate(given.gate, ("maintenance", "canary", "gate"), 0)
+        return CanarySpec(given.count, float(given.pause_seconds), gate)
+
+    def _gate(self, given: document.Gate, path: Path_, number: int) -> Gate:
+        """Return a gate; ``number`` is its place among the gates, 0 for the canary's."""
+        if (given.command is None) == (given.http is None):
+            what = "neither command nor http is given" if given.http is None else "command and http are both given"
+            self._add(path, f"{what} for a gate", hint="give exactly one of command, http")
+        name = given.name or (str(number) if number else "of the canary")
+        times = {"deadline_s": float(given.deadline_seconds), "interval_s": float(given.interval_seconds)}
+        if given.http is None:
+            return Gate(name, _command(given.command or ["true"], given), **times)
+        for key, shown in (("run_on", "runOn"), ("timeout_seconds", "timeoutSeconds")):
+            if key in given.model_fields_set:
+                self._add((*path, shown), f"{shown} has no meaning beside http", key=True)
+        http, place = given.http, (*path, "http")
+        self._parse(_check_gate_url, http.url, (*place, "url"))
+        ca_file = None if http.ca_file is None else self._existing(http.ca_file, (*place, "caFile"), folder=False)
+        check = HttpCheck(
+            http.url, tuple(http.status), http.contains, ca_file, http.insecure, float(http.timeout_seconds)
+        )
+        return Gate(name, check, **times)
+
+    def _group(self, given: document.WorkerGroup, path: Path_) -> GroupSpec:
+        """Return a group of workers; its inventory group is looked up when the inventory is known."""
+        if (given.selector is None) == (given.inventory_group is None):
+            what = "neither selector nor inventoryGroup is given" if given.selector is None else "both are given"
+            self._add(path, f"group {show(given.name)}: {what}", hint="give exactly one of selector, inventoryGroup")
+        names_ = [group.name for group in self._document.maintenance.groups]
+        if names_.index(given.name) != path[-1]:
+            self._add((*path, "name"), f"there are two groups {show(given.name)}")
+        if given.selector is not None:
+            self._parse(parse_selector, given.selector, (*path, "selector"), hint="as in disk=ssd or zone in (a,b)")
+        return GroupSpec(given.name, given.max_unavailable, given.selector or "", given.inventory_group)
 
     def _network(self) -> NetworkSpec:
         given = self._document.network
@@ -395,3 +444,14 @@ class _Converter:
 
 
 _ABSENT = object()
+
+
+def _command(words: list[str], given: document.Hook | document.Gate) -> OperatorCommand:
+    return OperatorCommand(tuple(words), Side(given.run_on), float(given.timeout_seconds))
+
+
+def _check_gate_url(text: str) -> None:
+    """Raise ValueError unless this is a URL without a user: plans and reports show it."""
+    names.check_url(text)
+    if "@" in text.partition("://")[2].partition("/")[0]:
+        raise ValueError("a URL here holds no user and no password: plans and reports show it")

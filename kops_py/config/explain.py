@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -87,12 +87,16 @@ def _model_at(path: tuple[str | int, ...]) -> type[BaseModel] | None:
     for step in path:
         if model is None:
             return None
+        if isinstance(step, int):  # a place in a list: the items are of the list's own kind
+            continue
         field = next((f for f in model.model_fields.values() if f.alias == step), None)
         model = _model_of(field.annotation) if field else None
     return model
 
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
+    if get_origin(annotation) is list:
+        annotation = get_args(annotation)[0]
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
 

@@ -7,10 +7,10 @@ subprocess), ``list_inventory`` asks Ansible, ``assemble`` puts both together. N
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kops_py.config.checks import check_hosts, choose_endpoint, choose_etcd, choose_limit
+from kops_py.config.checks import check_hosts, choose_endpoint, choose_etcd, choose_groups, choose_limit
 from kops_py.config.cluster import ClusterFile, read_cluster
 from kops_py.config.hosts import group_members, read_hosts
 from kops_py.config.index import Index
@@ -76,6 +76,7 @@ def assemble(read: ReadFiles, listing: Listing, *, limit: str | Sequence[str] | 
     check_hosts(hosts, cluster, index, problems)
     external_etcd = choose_etcd(hosts, cluster, index, problems)
     endpoint, endpoint_external = choose_endpoint(hosts, cluster, index, problems)
+    groups = choose_groups(lambda group: group_members(listing, group), cluster, problems)
     problems.raise_if_any()
     limited = None
     if limit:
@@ -91,7 +92,7 @@ def assemble(read: ReadFiles, listing: Listing, *, limit: str | Sequence[str] | 
         containerd=cluster.containerd,
         ssh=cluster.ssh,
         timeouts=cluster.timeouts,
-        maintenance=cluster.maintenance,
+        maintenance=replace(cluster.maintenance, groups=groups),
         preflight_ignore=cluster.preflight_ignore,
         external_etcd=external_etcd,
         etcd=cluster.etcd,

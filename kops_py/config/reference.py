@@ -87,19 +87,23 @@ templates.
 def reference() -> str:
     """Return the page."""
     schema = json_schema()
-    parts = [_BEGINNING, *_sections(schema, schema, ()), _END]
+    parts = [_BEGINNING, *_sections(schema, schema, (), set()), _END]
     return "\n".join(parts)
 
 
-def _sections(schema: dict[str, Any], node: dict[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+def _sections(schema: dict[str, Any], node: dict[str, Any], path: tuple[str, ...], shown: set[str]) -> Iterator[str]:
+    """Yield the section of a map and those of the maps below it; each kind of map once (``shown`` keys so far)."""
     title = f"## `{'.'.join(path)}`" if path else "## All keys"
     rows = ["| Key | Type | Default | Meaning |", "| --- | --- | --- | --- |"]
     below = []
     required = node.get("required", [])
     for name, given in node["properties"].items():
         body = _resolved(schema, given)
-        if "properties" in body:
-            below.append((name, body))
+        item = _resolved(schema, body.get("items", {}))
+        if "properties" in _resolved(schema, _only(body)):
+            below.append((name, _resolved(schema, _only(body))))
+        elif "properties" in item:
+            below.append((f"{name}[]", item))
         text = body.get("description", "")
         examples = body.get("examples", [])
         if examples:
@@ -107,7 +111,16 @@ def _sections(schema: dict[str, Any], node: dict[str, Any], path: tuple[str, ...
         rows.append(f"| `{name}` | {_type(schema, body)} | {_default(name, body, required)} | {_cell(text)} |")
     yield f"{title}\n\n{node.get('description', '')}\n\n" + "\n".join(rows) + "\n"
     for name, body in below:
-        yield from _sections(schema, body, (*path, name))
+        keys = json.dumps(body["properties"], sort_keys=True)
+        if keys not in shown:
+            shown.add(keys)
+            yield from _sections(schema, body, (*path, name), shown)
+
+
+def _only(node: dict[str, Any]) -> dict[str, Any]:
+    """Return what a value is that may be left out, else the node itself."""
+    kinds = [one for one in node.get("anyOf", []) if one.get("type") != "null"]
+    return kinds[0] if len(kinds) == 1 else node
 
 
 def _resolved(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +158,7 @@ def _default(name: str, node: dict[str, Any], required: list[str]) -> str:
     if name in required:
         return "**required**"
     value = node.get("default")
-    if value is None or value in ({}, []):
+    if value is None or value in ({}, [], ""):
         return ""
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 

@@ -2,7 +2,8 @@
 
 The rules that hold whatever the steps are:
 - a chain ends at its first failure, and that node is left alone for the rest of the run;
-- when more chains failed than the wave's budget allows, nothing new is started; what runs is finished;
+- when more chains failed than the wave's budget allows, nothing new is started; what runs is finished. A failure of an
+  earlier wave counts in the budgets of later ones;
 - after each wave the world is observed again, and the new plan may hold nothing that was not announced.
 """
 
@@ -132,11 +133,12 @@ class Engine:
         self._emit(WaveStarted(wave=wave.name, steps=len(steps)))
         self._journal.write("wave", wave=wave.name)
         before = len(self._failed_nodes)
-        cluster_failed = self._run_together(steps) if wave.together else self._run_chains(wave, steps)
+        allowed = max(0, wave.failures_allowed - before)
+        cluster_failed = self._run_together(steps) if wave.together else self._run_chains(wave, steps, allowed)
         self._cancel.check()
-        return not cluster_failed and len(self._failed_nodes) - before <= wave.failures_allowed
+        return not cluster_failed and len(self._failed_nodes) - before <= allowed
 
-    def _run_chains(self, wave: Wave, steps: Sequence[Step]) -> bool:
+    def _run_chains(self, wave: Wave, steps: Sequence[Step], allowed: int) -> bool:
         chains: dict[str, list[Step]] = {}
         for step in steps:
             chains.setdefault(step.node, []).append(step)
@@ -152,7 +154,7 @@ class Engine:
             nonlocal failures
             with self._lock:
                 failures += 0 if not future.exception() and future.result() else 1
-                if failures > wave.failures_allowed:
+                if failures > allowed:
                     stopped.set()
 
         with ThreadPoolExecutor(max(1, min(wave.max_parallel, len(chains) or 1)), "kops-chain") as pool:

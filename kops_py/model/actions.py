@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from kops_py.model.drain import DrainPolicy
+from kops_py.model.hooks import Gate, OperatorCommand
 from kops_py.model.plan import Action
 
 INIT_JOB = "kubeadm-init"
@@ -173,6 +174,20 @@ class UpgradeWithKubeadm(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class TakeOutOfBalancer(Action):
+    """Let the load balancers that kops-py set up send no new connection to this control plane."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutBackIntoBalancer(Action):
+    """Put a control plane back where kops-py took it out, and wait until connections go there."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class CordonNode(Action):
     """Take a node out of scheduling and say on it who did."""
 
@@ -189,10 +204,60 @@ class DrainNode(Action):
 
 @dataclass(frozen=True, slots=True)
 class UncordonNode(Action):
-    """Let a node be scheduled on again, if the cordon is ours; ``foreign``: whosever it is."""
+    """Let a node be scheduled on again, if the cordon is ours; ``foreign``: whosever it is.
+
+    ``unfinished``: the node keeps a mark that its chain has not ended, until FinishNode.
+    """
 
     node: str
     foreign: bool = False
+    unfinished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MarkUnfinished(Action):
+    """Mark a node whose chain will end with something that cannot be seen on it: hooks, gates."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishNode(Action):
+    """Take the mark of an unfinished chain away: all of it was done."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunHook(Action):
+    """Run a command of the operator before or after (``when``) the work on a node; it may be run again."""
+
+    node: str
+    when: str
+    command: OperatorCommand
+    operation: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitGate(Action):
+    """Wait until what the operator named is true, for all of these nodes."""
+
+    nodes: tuple[str, ...]
+    gate: Gate
+    operation: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class WatchCanary(Action):
+    """Watch the canaries for a time: gates stay true, and no workload lacks pods that did not before the run."""
+
+    canaries: tuple[str, ...]
+    pause_s: float
+    gates: tuple[Gate, ...]
+    operation: str
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +271,7 @@ class WaitNode(Action):
 
 @dataclass(frozen=True, slots=True)
 class WaitWorkloads(Action):
-    """The gate after a node is back: no Deployment or StatefulSet lacks pods that did not before the run."""
+    """The gate after a node is back: no workload lacks pods that did not before the run."""
 
     node: str
 
@@ -229,3 +294,32 @@ class RebootNode(Action):
     node: str
     boot_id: str
     only_if_needed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResetNode(Action):
+    """Run kubeadm reset and remove what it leaves; ``reason`` goes into the mark on the host."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetEtcdMember(Action):
+    """Take a node's member out of etcd; ``address`` is the node's.
+
+    ``handover``: its host can be asked to give leadership to another member before.
+    """
+
+    node: str
+    address: str = ""
+    handover: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteNode(Action):
+    """Delete a Node object; ``lost``: only while its kubelet does not report."""
+
+    node: str
+    control_plane: bool
+    lost: bool = False

@@ -31,3 +31,13 @@ def parse_duration(text: str) -> Duration:
             f"{text!r} is not a length of time above zero; write it with its unit, as 45s, 90m, 2h or 1h30m"
         )
     return Duration(seconds, text.strip())
+
+
+def spell_seconds(seconds: float) -> str:
+    """Return a length of time in this form; parts of a second stay: 90 is 1m30s, 0 is 0s, 2.5 is 2.5s."""
+    left, parts = seconds, []
+    for unit, unit_s in _UNITS_S.items():
+        if unit != "s" and left >= unit_s:
+            parts.append(f"{int(left // unit_s)}{unit}")
+            left %= unit_s
+    return "".join(parts) + (f"{left:g}s" if left or not parts else "")

@@ -8,6 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from kops_py.model.errors import KopsError
+from kops_py.model.membership import RemovalMark
 from kops_py.model.status import EtcdMember
 from kops_py.model.version import Version
 
@@ -95,8 +96,12 @@ class HostFacts:
     """SHA-256 of the client certificate beside it."""
     etcd_client_runs_out: bool = False
     """Whether that certificate should be made anew."""
+    out_of_balancer: frozenset[str] = frozenset()
+    """On a load balancer: the control planes that kops-py took out and has not put back."""
     staged_digest: str = ""
     """Digest of the upgrade whose packages and images lie ready here; empty when none was staged."""
+    removal: RemovalMark | None = None
+    """Which run takes or took this host out of a cluster; None when none did since it last joined one."""
     static_images: Mapping[str, str] = field(default_factory=_no_map)
     """Image of each static pod by its manifest's name (kube-apiserver, etcd ...), as the manifest names it."""
     manifests: frozenset[str] = frozenset()

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from kops_py.model.drain import DrainPolicy
+from kops_py.model.hooks import CanarySpec, Gate, GroupSpec, Hooks, window_of
 from kops_py.model.version import Version
 
 Network = IPv4Network | IPv6Network
@@ -207,12 +208,15 @@ class MaintenanceSpec:
     max_failures: int = 0
     """Workers that may fail before no further one is begun."""
     drain: DrainPolicy = field(default_factory=DrainPolicy)
+    hooks: Hooks = field(default_factory=Hooks)
+    gates: tuple[Gate, ...] = ()
+    """What has to be true after each node before the next is begun."""
+    canary: CanarySpec = field(default_factory=CanarySpec)
+    groups: tuple[GroupSpec, ...] = ()
 
     def window(self, workers: int) -> int:
         """Return how many of so many workers may be out of service at once."""
-        text = self.max_unavailable
-        wanted = workers * int(text[:-1]) // 100 if text.endswith("%") else int(text)
-        return max(1, min(wanted, workers))
+        return window_of(self.max_unavailable, workers)
 
 
 @dataclass(frozen=True, slots=True)

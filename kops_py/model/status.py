@@ -23,6 +23,8 @@ class NodeStatus:
     container_runtime: str
     cordoned: bool = False
     cordoned_by: str = ""
+    stopped: str = ""
+    """Why an upgrade or patch of kops-py ended on this node before its end; empty when none did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,10 @@ class EtcdMember:
     used_bytes: int = 0
     is_leader: bool = False
     is_learner: bool = False
+    leader_id: int = 0
+    """Whom it follows; 0 when it knows no leader."""
+    applied_index: int = 0
+    """How far of etcd's raft log is in its data."""
     revision: int = 0
     problem: str = ""
     cluster_id: int = 0

@@ -35,4 +35,6 @@ class UpgradeFacts:
     """Names of etcd flags the cluster configuration sets (etcd.local.extraArgs), without dashes."""
     admission_plugins: frozenset[str] = frozenset()
     """What the API servers are started with in --enable-admission-plugins."""
+    addon_changes: tuple[str, ...] = ()
+    """What others than kubeadm wrote into the add-ons that it manages, a sentence each."""
     certificates: tuple[Certificate, ...] = ()

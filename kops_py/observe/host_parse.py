@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kops_py.model.facts import DiskFacts, HostFacts, JobState
+from kops_py.model.membership import read_removal_mark
 from kops_py.observe.external_etcd import client_facts, pki_facts
 
 MEMBER_DIRECTORY = "/var/lib/etcd/member"
@@ -327,6 +328,7 @@ def host_facts(name: str, found: Mapping[str, str], own: frozenset[str]) -> Host
         containerd_version=containerd_version(get("containerd")),
         prepared_digest=digest(get("prepared")),
         staged_digest=digest(get("staged")),
+        removal=read_removal_mark(get("removed")),
         static_images=static_images(get("static_images")),
         load_balancer_digest=digest(get("load_balancer")),
         etcd_digest=digest(get("etcd")),
@@ -335,6 +337,7 @@ def host_facts(name: str, found: Mapping[str, str], own: frozenset[str]) -> Host
         etcd_client_ca=client_authority,
         etcd_client_cert=client,
         etcd_client_runs_out=client_runs_out,
+        out_of_balancer=_words(get("out_of_balancer")),
         manifests=_words(get("manifests")),
         has_kubelet_conf="/etc/kubernetes/kubelet.conf" in leftovers,
         has_admin_conf="/etc/kubernetes/admin.conf" in leftovers,

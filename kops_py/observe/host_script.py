@@ -213,7 +213,9 @@ s_etcd_client() {
     certificate ca $pki/etcd/ca.crt ""
     certificate client $pki/apiserver-etcd-client.crt $pki/apiserver-etcd-client.key
 }
+s_out_of_balancer() { ls -A1 /run/kops-py/out-of-balancer; }
 s_staged() { cat /etc/kops-py/staged.json; }
+s_removed() { cat /etc/kops-py/removed.json; }
 s_static_images() { grep -HE '^ +(- )?image: ' /etc/kubernetes/manifests/*.yaml; }
 s_manifests() { ls -A1 /etc/kubernetes/manifests; }
 s_leftovers() { for path in @LEFTOVERS@; do [ -e "$path" ] && echo "$path"; done; }
@@ -298,7 +300,9 @@ SECTIONS = (
     "etcd_pki",
     "etcd_certificates",
     "etcd_client",
+    "out_of_balancer",
     "staged",
+    "removed",
     "static_images",
     "manifests",
     "leftovers",

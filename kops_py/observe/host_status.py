@@ -49,6 +49,19 @@ def observe_etcd_cluster(host: Host) -> tuple[EtcdMember, ...]:
     return _ask_etcd(host, whole_cluster=True)
 
 
+def observe_etcd_alarms(host: Host) -> dict[int, tuple[str, ...]]:
+    """Ask through the member on this host for the alarms of each member, by id; empty when none runs here.
+
+    Raises HostError, ValueError.
+    """
+    found = host.run(etcdctl.find_container_argv(), sudo=True, check=False, timeout_s=_TIMEOUT_S)
+    container = etcdctl.parse_container_id(found.out)
+    if container is None:
+        return {}
+    argv = etcdctl.in_container(container, etcdctl.etcdctl_argv("alarm", "list"))
+    return etcdctl.parse_alarms(host.run(argv, sudo=True, timeout_s=_TIMEOUT_S).out)
+
+
 def _observe_etcd(host: Host) -> tuple[EtcdMember, ...]:
     """Ask the member on this host about itself; empty when no etcd runs here (external etcd). Raises ValueError."""
     return tuple(m for m in _ask_etcd(host, whole_cluster=False) if m.name == host.name)

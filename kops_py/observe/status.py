@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kops_py.connect.base import JsonObject, KubeApi
-from kops_py.model.cordon import cordon_owner
+from kops_py.model.cordon import cordon_owner, stop_reason
 from kops_py.model.facts import NodeFacts
 from kops_py.model.status import ClusterStatus, EtcdPodStatus, NodeStatus
 from kops_py.observe.cluster import (
@@ -71,6 +71,7 @@ def node_status(node: NodeFacts) -> NodeStatus:
         container_runtime=node.container_runtime,
         cordoned=node.unschedulable,
         cordoned_by=cordon_owner(node),
+        stopped=stop_reason(node),
     )
 
 

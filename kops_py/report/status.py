@@ -43,7 +43,8 @@ def _nodes(status: ClusterStatus) -> str:
         )
         for n in status.nodes
     ]
-    return table(("NODE", "ROLES", "STATE", "KUBELET", "ADDRESS", "RUNTIME", ""), rows)
+    shown = table(("NODE", "ROLES", "STATE", "KUBELET", "ADDRESS", "RUNTIME", ""), rows)
+    return "\n".join([shown, *(f"  ! {clean_line(f'{n.name}: {n.stopped}')}" for n in status.nodes if n.stopped)])
 
 
 def _etcd(status: ClusterStatus) -> str:

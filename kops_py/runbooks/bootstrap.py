@@ -53,6 +53,8 @@ class BootstrapArguments:
     network_digest: str = ""
     limit: frozenset[str] = frozenset()
     etcd: EtcdArguments = field(default_factory=EtcdArguments)
+    balancers: frozenset[str] = frozenset()
+    """Load balancers that are configured although ``limit`` leaves them out."""
 
 
 def bootstrap(spec: ClusterSpec, facts: Facts, arguments: BootstrapArguments) -> Decision:
@@ -212,6 +214,10 @@ def _notes(world: _World) -> tuple[str, ...]:
     ]
     if stale:
         notes.append(f"prepared with other settings than today's, left as they are: {', '.join(stale)}")
+    again = [h for h in world.to_join(world.spec.nodes) if world.host(h.name).removal is not None]
+    notes += [
+        f"{h.name} was taken out of the cluster earlier and joins again: {world.host(h.name).removal}" for h in again
+    ]
     if world.kube is not None:
         unknown = sorted(set(world.kube.nodes) - {h.name for h in world.spec.nodes})
         if unknown:
@@ -244,7 +250,7 @@ def _load_balancers(world: _World) -> tuple[Step, ...]:
         )
         for h in world.spec.load_balancers
         if world.host(h.name).reachable
-        and world.in_limit(h)
+        and (world.in_limit(h) or h.name in world.arguments.balancers)
         and world.host(h.name).load_balancer_digest != digests.get(h.name, "")
     )
 
@@ -381,7 +387,9 @@ def _bridge(world: _World) -> Wave:
             world.spec.timeouts.node_ready_s,
         )
         for h in world.spec.nodes
-        if world.host(h.name).reachable and (joining or set(world.host(h.name).bridge_peers) != wanted)
+        if world.host(h.name).reachable
+        and (world.is_member(h) or world.in_limit(h))
+        and (joining or set(world.host(h.name).bridge_peers) != wanted)
     )
     return Wave("bridge network", steps, max_parallel=world.spec.ssh.max_parallel)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kops_py.model.actions import CordonNode, DrainNode, UncordonNode
-from kops_py.model.cordon import read_cordon
+from kops_py.model.cordon import UNFINISHED, read_cordon
 from kops_py.model.facts import Facts, NodeFacts
 from kops_py.model.plan import Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec
@@ -30,8 +30,8 @@ def uncordon_nodes(spec: ClusterSpec, facts: Facts, names: Sequence[str], *, for
         ours = read_cordon(node.annotations) is not None
         if node.unschedulable and not (ours or foreign):
             notes.append(f"{name} was cordoned by somebody else; --force uncordons it all the same")
-        elif node.unschedulable or ours:
-            title = "uncordon" if ours else "uncordon, whoever cordoned it"
+        elif node.unschedulable or ours or UNFINISHED in node.annotations:
+            title = "uncordon" if ours or not node.unschedulable else "uncordon, whoever cordoned it"
             action = UncordonNode(name, foreign=foreign)
             steps.append(Step(f"uncordon/{name}", name, title, action, spec.timeouts.api_request_s * 4))
     return _decision(

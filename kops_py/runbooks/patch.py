@@ -21,7 +21,8 @@ from kops_py.runbooks.rollout import (
     NodeWork,
     Rollout,
     chain,
-    is_our_cordon,
+    is_begun,
+    is_out_of_balancer,
     member_nodes,
     state_findings,
     worker_waves,
@@ -71,7 +72,7 @@ def patch(spec: ClusterSpec, facts: Facts, patches: Mapping[str, PatchFacts], ar
     members = {n: _host_steps(spec, facts, patches.get(n, PatchFacts()), arguments, n) for n in arguments.etcd}
     chains |= {n: _with_gate(spec, n, steps) for n, steps in members.items()}
     waves = [Wave(f"etcd {n}", chains[n]) for n in members if chains[n]] + waves
-    waves += worker_waves([c for n, c in chains.items() if n in names], rollout, "")
+    waves += worker_waves([c for n, c in chains.items() if n in names], rollout, spec, arguments.operation)
     idle = [n for n, c in chains.items() if not c]
     notes = (f"nothing to do on {few(idle, 6)}",) if idle else ()
     plan = Plan(arguments.operation, spec.name, tuple(waves), {"reboot": str(arguments.reboot)}, notes if waves else ())
@@ -91,9 +92,11 @@ def _chain(
     node: NodeFacts,
 ) -> tuple[Step, ...]:
     steps = _host_steps(spec, facts, patches, arguments, host.name)
-    if not steps and not is_our_cordon(node):
+    out = is_out_of_balancer(facts, host.name)
+    if not (steps or is_begun(node) or out):
         return ()
-    work = NodeWork(host, (), steps, "", node.version.partition("+")[0])
+    version = node.version.partition("+")[0]
+    work = NodeWork(host, (), steps, "", version, arguments.operation, out)
     return chain(work, node, arguments.rollout, spec)
 
 

@@ -1,20 +1,41 @@
 """What upgrades and patches share: the order of nodes, the window, and the steps around the work on one node.
 
-The chain of a node, top to bottom: cordon, drain, the work, healthy, uncordon, workloads back. A node that a person
-has cordoned is drained and worked on as well, and stays cordoned.
+The chain of a node, top to bottom: the operator's hooks, what goes before the drain, cordon, drain, the work, healthy,
+uncordon, workloads back, hooks, the operator's gates. A node that a person has cordoned is drained and worked on as
+well, and stays cordoned. A control plane is out of our load balancers from before its work until it is healthy.
+
+How far a chain has come is read from the node, so that it can be cut off anywhere: our cordon means that the hooks
+before it are done; the mark "unfinished", which the uncordon leaves, means that what comes after is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from kops_py.model.actions import CordonNode, DrainNode, UncordonNode, WaitNode, WaitWorkloads
-from kops_py.model.cordon import read_cordon
+from kops_py.model.actions import (
+    CordonNode,
+    DrainNode,
+    FinishNode,
+    MarkUnfinished,
+    PutBackIntoBalancer,
+    RunHook,
+    StageUpgrade,
+    TakeOutOfBalancer,
+    UncordonNode,
+    WaitGate,
+    WaitNode,
+    WaitWorkloads,
+    WatchCanary,
+)
+from kops_py.model.cordon import UNFINISHED, read_cordon, read_mark
 from kops_py.model.drain import DrainPolicy
+from kops_py.model.duration import spell_seconds
 from kops_py.model.facts import Facts, NodeFacts
 from kops_py.model.finding import Finding, FindingKind, Severity
-from kops_py.model.plan import Step, Wave
+from kops_py.model.hooks import Gate, GroupSpec, OperatorCommand, Side, window_of
+from kops_py.model.plan import Action, Plan, Step, Wave
+from kops_py.model.selectors import matches
 from kops_py.model.spec import ClusterSpec, HostSpec
 
 NOT_A_MEMBER = FindingKind(
@@ -47,11 +68,30 @@ LIMIT = FindingKind(
     "--limit leaves out control planes that are older than the target; kubelets must not be newer than API servers.",
     "Upgrade the control planes first.",
 )
-KINDS = (NOT_A_MEMBER, UNREACHABLE, NOT_READY, CORDONED, LIMIT)
+BALANCER = FindingKind(
+    "balancer-unreachable",
+    (Severity.WARNING,),
+    "A load balancer cannot be reached over ssh: it is not told which control plane is being worked on.",
+    "Bring it back; else its clients may meet an API server that is just being restarted.",
+)
+KINDS = (NOT_A_MEMBER, UNREACHABLE, NOT_READY, CORDONED, LIMIT, BALANCER)
 _API_HINT = "bring it back (on a control plane: crictl ps -a; journalctl -u kubelet), then run the same command"
 
 ROLLOUTS = frozenset({"upgrade", "patch", "reboot"})
 """Operations that cordon a node for the time they work on it; every other cordon is somebody's decision."""
+
+
+AFTER = ("healthy/", "into-balancer/", "uncordon/", "settled/", "after-", "gate-", "done/")
+"""How the ids of steps begin that come after the work on a node."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGroup:
+    """Workers that have a window of their own."""
+
+    name: str
+    nodes: frozenset[str]
+    window: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +100,27 @@ class Rollout:
 
     drain: DrainPolicy
     window: int = 1
-    """Workers worked on at once."""
+    """Workers of no group worked on at once."""
+    groups: tuple[WorkerGroup, ...] = ()
     max_failures: int = 0
     canary: int = 0
-    """Workers that go before all others, one at a time."""
+    """How many workers go before all others, one at a time."""
+    canaries: tuple[str, ...] = ()
+    """Which those are."""
+    canary_pause_s: float = 0.0
+    canary_gate: Gate | None = None
+    passed: frozenset[str] = frozenset()
+    """Ids of the steps after the canaries that have ended well, in this run or an unfinished one before it."""
     order: tuple[str, ...] = ()
     """Control planes in the order they are worked on."""
+    begun: frozenset[str] = frozenset()
+    """Workers on which an earlier run has begun: they go first."""
     limit: frozenset[str] = frozenset()
+
+    @property
+    def widest(self) -> int:
+        """Return how many workers are worked on at once at most."""
+        return max((self.window, *(group.window for group in self.groups)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +134,9 @@ class NodeWork:
     """Told apart by this behind the ids, when a node is worked on several times: ``v1.21.0``."""
     version: str
     """What the node runs afterwards."""
+    operation: str
+    out_of_balancer: bool = False
+    """Whether an earlier run took it out of a load balancer and has not put it back."""
 
 
 def is_our_cordon(node: NodeFacts) -> bool:
@@ -88,44 +145,126 @@ def is_our_cordon(node: NodeFacts) -> bool:
     return node.unschedulable and cordon is not None and cordon.operation in ROLLOUTS
 
 
-def chain(work: NodeWork, node: NodeFacts, rollout: Rollout, spec: ClusterSpec) -> tuple[Step, ...]:
-    """Return the steps for one node, in order; empty when nothing is to be done and no cordon of ours is left."""
-    ours, name, control_plane = is_our_cordon(node), work.host.name, work.host.is_control_plane
-    if not (work.before or work.steps or ours):
+def is_out_of_balancer(facts: Facts, name: str) -> bool:
+    """Whether a run of ours that has not ended took this control plane out of a load balancer."""
+    return any(name in host.out_of_balancer for host in facts.hosts.values())
+
+
+def is_unfinished(node: NodeFacts) -> bool:
+    """Whether the chain of an upgrade or patch of ours has not come to its end on this node, uncordoned or not."""
+    mark = read_mark(node.annotations, UNFINISHED)
+    return mark is not None and mark.operation in ROLLOUTS
+
+
+def is_begun(node: NodeFacts) -> bool:
+    """Whether an earlier run of ours has begun on this node and not ended."""
+    return is_our_cordon(node) or is_unfinished(node)
+
+
+def chain(
+    work: NodeWork, node: NodeFacts, rollout: Rollout, spec: ClusterSpec, *, first: bool = True
+) -> tuple[Step, ...]:
+    """Return the steps for one node, in order; empty when nothing is to be done and no mark of ours is left.
+
+    ``first``: whether it is the node's first chain in the plan. What an earlier run left on the node matters to that
+    one only: it ends with the node as if nothing had been.
+    """
+    ours, unfinished = first and is_our_cordon(node), first and is_unfinished(node)
+    fresh = bool(work.before or work.steps)
+    if not (fresh or ours or unfinished or work.out_of_balancer):
         return ()
+    name, control_plane = work.host.name, work.host.is_control_plane
+    if not (fresh or ours):
+        work = replace(work, version=node.version.partition("+")[0])
     tag = f"@{work.tag}" if work.tag else ""
-    persons = node.unschedulable and not ours
-    policy, timeouts = rollout.drain, spec.timeouts
-    leave = (
-        Step(f"cordon/{name}{tag}", name, "cordon", CordonNode(name), timeouts.api_request_s * 4),
-        Step(
-            f"drain/{name}{tag}", name, "drain", DrainNode(name, policy), policy.timeout_s + 60, drain_details(policy)
-        ),
-    )
-    gate = Step(
-        f"healthy/{name}{tag}",
-        name,
-        f"wait until the node is healthy ({work.version})",
-        WaitNode(name, work.version, control_plane),
-        timeouts.node_ready_s,
-    )
-    back = (
-        Step(f"uncordon/{name}{tag}", name, "uncordon", UncordonNode(name), timeouts.api_request_s * 4),
-        Step(
-            f"settled/{name}{tag}",
-            name,
-            "wait until what was moved is available again",
-            WaitWorkloads(name),
-            timeouts.node_ready_s,
-        ),
-    )
+    persons = node.unschedulable and not is_our_cordon(node)
+    policy, timeouts, own = rollout.drain, spec.timeouts, spec.maintenance
+    api_s, ready_s = timeouts.api_request_s * 4, timeouts.node_ready_s
+
+    def step(kind: str, title: str, action: Action, limit_s: float, details: tuple[str, ...] = ()) -> Step:
+        return Step(f"{kind}/{name}{tag}", name, title, action, limit_s, details)
+
+    cordon = step("cordon", "cordon", CordonNode(name), api_s)
+    drain = step("drain", "drain", DrainNode(name, policy), policy.timeout_s + 60, drain_details(policy))
+    gate = WaitNode(name, work.version, control_plane)
+    healthy = step("healthy", f"wait until the node is healthy ({work.version})", gate, ready_s)
+    uncordon = step("uncordon", "uncordon", UncordonNode(name, unfinished=True), api_s)
+    settled = step("settled", "wait until what was moved is available again", WaitWorkloads(name), ready_s)
+    mark = step("mark", "mark it as begun: its hooks and gates cannot be seen on it", MarkUnfinished(name), api_s)
+    done = step("done", "note that all of it is done", FinishNode(name), api_s)
+    out, into = _balancing(work, spec, tag)
+    follows = (*_hooks("after", own.hooks.after, work, tag), *_gates(own.gates, work, tag))
+    leaves = not persons and bool(work.steps or ours)
+    marks = fresh and not leaves and bool(follows)
     return (
+        *((mark,) if marks else ()),
+        *(_hooks("before", own.hooks.before, work, tag) if fresh and not ours else ()),
+        *out,
         *work.before,
-        *((leave[1:] if persons else leave) if work.steps else ()),
+        *((cordon,) if work.steps and not persons else ()),
+        *((drain,) if work.steps else ()),
         *work.steps,
-        gate,
-        *(() if persons or not (work.steps or ours) else back),
+        healthy,
+        *into,
+        *((uncordon,) if leaves else ()),
+        *((settled,) if leaves or (unfinished and not persons) else ()),
+        *follows,
+        *((done,) if leaves or marks or unfinished else ()),
     )
+
+
+def _hooks(when: str, commands: Sequence[OperatorCommand], work: NodeWork, tag: str) -> tuple[Step, ...]:
+    name = work.host.name
+    return tuple(
+        Step(
+            f"{when}-{number}/{name}{tag}",
+            name,
+            f"hook {when} the work{' on the node' if command.on is Side.NODE else ''}: {command}",
+            RunHook(name, when, command, work.operation, work.version),
+            command.timeout_s + 5,
+            ("run again when the run is cut off in it",),
+        )
+        for number, command in enumerate(commands, 1)
+    )
+
+
+def _gates(gates: Sequence[Gate], work: NodeWork, tag: str) -> tuple[Step, ...]:
+    name = work.host.name
+    return tuple(
+        Step(
+            f"gate-{number}/{name}{tag}",
+            name,
+            f"wait until the gate {gate.name} is true: {gate.check}",
+            WaitGate((name,), gate, work.operation, work.version),
+            gate.deadline_s,
+        )
+        for number, gate in enumerate(gates, 1)
+    )
+
+
+def _balancing(work: NodeWork, spec: ClusterSpec, tag: str) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+    """Return the steps that take a control plane out of our load balancers and put it back, if there are any."""
+    name, names = work.host.name, [h.name for h in spec.load_balancers]
+    if not (work.host.is_control_plane and names):
+        return (), ()
+    several = len(spec.control_planes) > 1
+    out = Step(
+        f"out-of-balancer/{name}{tag}",
+        name,
+        f"take it out of the load balancer ({', '.join(names)})",
+        TakeOutOfBalancer(name),
+        spec.timeouts.api_request_s * 4,
+        ("no new connections; open ones stay until its API server ends",),
+    )
+    into = Step(
+        f"into-balancer/{name}{tag}",
+        name,
+        f"put it back into the load balancer ({', '.join(names)})",
+        PutBackIntoBalancer(name),
+        spec.timeouts.node_ready_s,
+    )
+    works = several and bool(work.before or work.steps)
+    return (out,) if works else (), (into,) if works or work.out_of_balancer else ()
 
 
 def drain_details(policy: DrainPolicy) -> tuple[str, ...]:
@@ -149,15 +288,83 @@ def control_plane_order(spec: ClusterSpec, facts: Facts, begun: Collection[str])
     return tuple(sorted(names, key=lambda n: (n not in begun, n in leaders, names.index(n))))
 
 
-def worker_waves(chains: Sequence[tuple[Step, ...]], rollout: Rollout, title: str) -> tuple[Wave, ...]:
-    """Return the waves of the workers: canaries one by one, then all others in a sliding window."""
-    pending = [c for c in chains if c]
-    canaries, rest = pending[: rollout.canary], pending[rollout.canary :]
+def worker_waves(
+    chains: Sequence[tuple[Step, ...]], rollout: Rollout, spec: ClusterSpec, operation: str, version: str = ""
+) -> tuple[Wave, ...]:
+    """Return the waves of the workers: canaries one by one, the watch over them, then each group in its own window.
+
+    One wave a group, in the order of cluster.yaml, those of no group last. ``version`` is what they run afterwards.
+    """
+    title = f", {version}" if version else ""
+    pending = sorted((c for c in chains if c), key=lambda c: c[0].node not in rollout.begun)
+    canaries = [c for c in pending if c[0].node in rollout.canaries]
+    rest = [c for c in pending if c[0].node not in rollout.canaries]
     waves = [Wave(f"canary {c[0].node}{title}", c) for c in canaries]
-    if rest:
-        steps = tuple(step for c in rest for step in c)
-        waves.append(Wave(f"workers{title}", steps, max_parallel=rollout.window, failures_allowed=rollout.max_failures))
-    return tuple(waves)
+    if not rest:
+        return tuple(waves)
+    if watch := _watch(rollout, spec, operation, version):
+        waves.append(Wave(f"after the canaries{title}", watch))
+    grouped = {name for group in rollout.groups for name in group.nodes}
+    for group in rollout.groups:
+        steps = tuple(step for c in rest if c[0].node in group.nodes for step in c)
+        name = f"workers of {group.name}, at most {group.window} at once{title}"
+        waves.append(Wave(name, steps, max_parallel=group.window, failures_allowed=rollout.max_failures))
+    steps = tuple(step for c in rest if c[0].node not in grouped for step in c)
+    waves.append(Wave(f"workers{title}", steps, max_parallel=rollout.window, failures_allowed=rollout.max_failures))
+    return tuple(w for w in waves if w.steps)
+
+
+def _watch(rollout: Rollout, spec: ClusterSpec, operation: str, version: str) -> tuple[Step, ...]:
+    """Return what comes between the canaries and all others, without what was passed already."""
+    names, tag, gates = rollout.canaries, f"@{version}" if version else "", spec.maintenance.gates
+    if not names:
+        return ()
+    steps: list[Step] = []
+    if rollout.canary_pause_s:
+        title = f"wait until the canary has been watched for {spell_seconds(rollout.canary_pause_s)}"
+        details = ("gates stay true, workloads stay whole", "watched anew when the run is cut off in it")
+        action = WatchCanary(names, rollout.canary_pause_s, gates, operation, version)
+        limit_s = rollout.canary_pause_s + spec.timeouts.node_ready_s
+        steps.append(Step(f"{WATCH[0]}{tag}", "", title, action, limit_s, details))
+    if rollout.canary_gate is not None:
+        gate = rollout.canary_gate
+        title = f"wait until the gate {gate.name} is true: {gate.check}"
+        waited = WaitGate(names, gate, operation, version)
+        steps.append(Step(f"{WATCH[1]}{tag}", "", title, waited, gate.deadline_s))
+    return tuple(s for s in steps if s.id not in rollout.passed)
+
+
+WATCH = ("canary", "canary-gate")
+"""What the ids of the steps between canaries and other workers begin with, up to the version."""
+
+
+def choose_canaries(plan: Plan, spec: ClusterSpec, count: int) -> tuple[str, ...]:
+    """Return the first workers that a plan works on."""
+    workers = {h.name for h in spec.workers}
+    worked_on = dict.fromkeys(
+        s.node for s in plan.steps if s.node in workers and not isinstance(s.action, StageUpgrade)
+    )
+    return tuple(worked_on)[:count]
+
+
+def worker_groups(
+    spec: ClusterSpec, groups: Sequence[GroupSpec], nodes: Mapping[str, NodeFacts]
+) -> tuple[WorkerGroup, ...]:
+    """Return which workers belong to which group: to the first that fits; shares are of the group.
+
+    A selector looks at the node's labels in the cluster and those of the inventory over them. Raises ValueError.
+    """
+    found: dict[str, list[str]] = {group.name: [] for group in groups}
+    for host in spec.workers:
+        labels = {**(nodes[host.name].labels if host.name in nodes else {}), **host.labels}
+        for group in groups:
+            fits = host.name in group.hosts if group.inventory_group is not None else matches(group.selector, labels)
+            if fits:
+                found[group.name].append(host.name)
+                break
+    return tuple(
+        WorkerGroup(g.name, frozenset(found[g.name]), window_of(g.max_unavailable, len(found[g.name]))) for g in groups
+    )
 
 
 def member_nodes(spec: ClusterSpec, facts: Facts, rollout: Rollout) -> dict[str, NodeFacts]:
@@ -185,6 +392,13 @@ def state_findings(spec: ClusterSpec, facts: Facts, pending: Iterable[str], roll
         elif not facts.hosts[host.name].reachable:
             message = "is a node of the cluster but cannot be reached: it would be left behind"
             found.append(UNREACHABLE.found(message, node=host.name))
+    found += [
+        BALANCER.found(
+            "is a load balancer and cannot be reached: it is not told which control plane is worked on", node=h.name
+        )
+        for h in spec.load_balancers
+        if not facts.hosts[h.name].reachable
+    ]
     begun = {name for name, node in kube.nodes.items() if is_our_cordon(node)}
     working = set(pending) | begun
     for name, node in kube.nodes.items():

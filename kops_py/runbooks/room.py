@@ -11,33 +11,34 @@ pair of a node and a pod.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kops_py.model.finding import Finding, FindingKind, Severity, capped, few
 from kops_py.model.workloads import NodeCapacity, PodFacts, WorkloadFacts
 
-WARNING, INFO = Severity.WARNING, Severity.INFO
+ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
 NO_ROOM = FindingKind(
     "no-room",
-    (WARNING,),
+    (WARNING, ERROR),
     "The other nodes have not enough unrequested CPU, memory or pod places for what a drain moves; "
     "pods stay Pending until the node is back.",
     "Take fewer nodes at a time (--max-unavailable), add a node, or lower requests.",
 )
 NO_OTHER_NODE = FindingKind(
     "pod-no-other-node",
-    (WARNING,),
+    (WARNING, ERROR),
     "By node selector, taints or size of its requests a pod fits on no other node; it stays Pending until its node "
     "is back.",
     "Add a node it may run on, or expect it to be away.",
 )
 PINNED = FindingKind(
     "pod-pinned",
-    (WARNING,),
+    (WARNING, ERROR),
     "A pod is bound to its node by a selector on the host name or by a volume that only this node has; "
     "it stays Pending until its node is back.",
     "Nothing when it may be away for that time.",
@@ -92,6 +93,15 @@ def room_findings(
             for i, amount in enumerate(_request(pod)):
                 sums[i] += amount
     yield from capped(_shortages(area, drained, max_unavailable))
+
+
+def for_good(finding: Finding, leaving: Collection[str]) -> Finding:
+    """Return the finding as it is when these nodes do not come back: no room or place is an error then."""
+    lasting = finding.id in {NO_ROOM.id, NO_OTHER_NODE.id, PINNED.id} and finding.severity is WARNING
+    if not leaving or not lasting or (finding.node and finding.node not in leaving):
+        return finding
+    hint = f"{finding.hint} The node does not come back: what has no place then has none until there is another node."
+    return dataclasses.replace(finding, severity=ERROR, hint=hint)
 
 
 def _request(pod: PodFacts) -> Amounts:

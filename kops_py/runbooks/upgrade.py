@@ -20,17 +20,22 @@ from kops_py.model.spec import ClusterSpec, HostSpec
 from kops_py.model.version import Version
 from kops_py.runbooks.decision import Decision
 from kops_py.runbooks.rollout import (
+    AFTER,
     LIMIT,
     NodeWork,
     Rollout,
     chain,
     control_plane_order,
+    is_begun,
     is_our_cordon,
+    is_out_of_balancer,
+    is_unfinished,
     member_nodes,
     state_findings,
     worker_waves,
 )
 
+_OPERATION = "upgrade"
 _COMPONENTS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
@@ -42,18 +47,21 @@ class UpgradeArguments:
     rollout: Rollout
     stage_digests: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: MappingProxyType({}))
     """Digest of what is staged, by version and host."""
+    staged_only: frozenset[str] = frozenset()
+    """Nodes that are replaced, not upgraded: kube-proxy and DNS of every version on the way run there all the same."""
 
 
 def upgrade(spec: ClusterSpec, facts: Facts, arguments: UpgradeArguments) -> Decision:
     """Plan the upgrade through all hops; pure."""
     world = _World(spec, facts, arguments)
     waves: list[Wave] = []
+    seen: set[str] = set()
     if facts.kube is not None:
         for version in arguments.hops:
-            waves += _hop(world, version)
+            waves += _hop(world, version, seen)
     pending = {step.node for wave in waves for step in wave.steps}
     plan = Plan(
-        operation="upgrade",
+        operation=_OPERATION,
         cluster=spec.name,
         waves=tuple(w for w in waves if w.steps),
         arguments={"to": str(arguments.hops[-1]) if arguments.hops else ""},
@@ -70,7 +78,8 @@ def begun_nodes(spec: ClusterSpec, facts: Facts, target: Version) -> frozenset[s
         for h in spec.control_planes
         if _is_unfinished(facts.hosts[h.name])
         or _package(facts.hosts[h.name], "kubeadm") == target
-        or (h.name in nodes and is_our_cordon(nodes[h.name]))
+        or (h.name in nodes and is_begun(nodes[h.name]))
+        or is_out_of_balancer(facts, h.name)
     )
 
 
@@ -103,7 +112,8 @@ class _World:
         return self.arguments.hops[-1]
 
 
-def _hop(world: _World, version: Version) -> list[Wave]:
+def _hop(world: _World, version: Version, seen: set[str]) -> list[Wave]:
+    """Return the waves of one hop; ``seen`` are the nodes that have a chain in an earlier one."""
     spec, rollout, nodes = world.spec, world.arguments.rollout, world.nodes
     order = [n for n in rollout.order if n in nodes] or [h.name for h in spec.control_planes if h.name in nodes]
     # Only one control plane runs "apply": the first one of the order that is still to do, while the cluster's own
@@ -115,18 +125,26 @@ def _hop(world: _World, version: Version) -> list[Wave]:
     chains: dict[str, tuple[Step, ...]] = {}
     for name in (*order, *(h.name for h in spec.workers if h.name in nodes)):
         work = _work(world, spec.host(name), nodes[name], version, apply=name == apply_on)
-        last = version == world.target
-        if work.before or work.steps or (last and is_our_cordon(nodes[name])):
-            chains[name] = chain(work, nodes[name], rollout, spec)
+        node, at_last, at_first = nodes[name], version == world.target, version == world.arguments.hops[0]
+        left = (at_last and (is_our_cordon(node) or work.out_of_balancer)) or (at_first and is_unfinished(node))
+        if work.before or work.steps or left:
+            steps = chain(work, node, rollout, spec, first=name not in seen)
+            chains.update({name: steps} if steps else {})
+    seen.update(chains)
     workers = [chains[h.name] for h in spec.workers if h.name in chains]
+    pending = [n for n in chains if any(not s.id.startswith(AFTER) for s in chains[n])]
+    if any(n in order for n in pending):
+        members = world.facts.kube.nodes if world.facts.kube else {}
+        pending += [n for n in sorted(world.arguments.staged_only) if n in members and _answers(world.facts, n)]
     return [
-        _stage(world, version, [n for n in chains if any(not s.id.startswith(_AFTER) for s in chains[n])]),
+        _stage(world, version, pending),
         *(Wave(f"control plane {name}, {version}", chains[name]) for name in order if name in chains),
-        *worker_waves(workers, rollout, f", {version}"),
+        *worker_waves(workers, rollout, spec, _OPERATION, str(version)),
     ]
 
 
-_AFTER = ("healthy/", "uncordon/", "settled/")
+def _answers(facts: Facts, name: str) -> bool:
+    return name in facts.hosts and facts.hosts[name].reachable
 
 
 def _stage(world: _World, version: Version, names: list[str]) -> Wave:
@@ -167,7 +185,8 @@ def _work(world: _World, host: HostSpec, node: NodeFacts, version: Version, *, a
         install = InstallPackages(name, ("kubelet", "kubectl"), str(version))
         title = f"install kubelet and kubectl {version.bare}, restart the kubelet"
         steps = (Step(f"kubelet/{name}@{version}", name, title, install, timeouts.prepare_s),)
-    return NodeWork(host, tuple(before), steps, str(version), str(version))
+    out = is_out_of_balancer(world.facts, name)
+    return NodeWork(host, tuple(before), steps, str(version), str(version), _OPERATION, out)
 
 
 def _kubeadm_pending(world: _World, host: HostSpec, version: Version) -> bool:
@@ -226,8 +245,6 @@ def _limit_findings(world: _World) -> tuple[Finding, ...]:
 def _notes(world: _World) -> tuple[str, ...]:
     target = world.target
     done = [
-        n
-        for n, node in world.nodes.items()
-        if not _is_below(_version(node.version), target) and not is_our_cordon(node)
+        n for n, node in world.nodes.items() if not _is_below(_version(node.version), target) and not is_begun(node)
     ]
     return (f"run {target} or newer already: {', '.join(done)}",) if done else ()

@@ -69,6 +69,13 @@ COPY_SPACE = FindingKind(
     "kubeadm copies the etcd data to /etc/kubernetes/tmp before it upgrades etcd, and never deletes the copies.",
     "Delete old copies in /etc/kubernetes/tmp, defragment etcd, or make the file system of /etc larger.",
 )
+ADDON_CHANGED = FindingKind(
+    "addon-customised",
+    (WARNING,),
+    "Somebody changed the Deployment coredns or the DaemonSet kube-proxy; kubeadm upgrade writes its own again, and "
+    "keeps only the number of replicas.",
+    "Have the change ready to be made again after it; Corefile and configuration of kube-proxy stay as they are.",
+)
 KUBELET_FLAG = FindingKind(
     "kubelet-flag-removed",
     (ERROR, INFO),
@@ -108,6 +115,7 @@ KINDS = (
     ETCD_ALARM,
     ETCD_SINGLE,
     COPY_SPACE,
+    ADDON_CHANGED,
     KUBELET_FLAG,
     DOCKERSHIM,
     POLICY_PLUGIN,
@@ -131,6 +139,7 @@ def version_findings(current: Version, path: Sequence[Version], facts: UpgradeFa
         *_etcd_versions(current, path, facts),
         *_etcd_members(hops, facts),
         *capped(_copy_space(current, path, facts)),
+        *(ADDON_CHANGED.found(change) for change in facts.addon_changes),
         *capped(_kubelet_flags(current, hops, facts)),
         *capped(_docker(hops, facts)),
         *capped(_containerd(hops, facts)),
@@ -237,7 +246,7 @@ def _etcd_members(hops: Hops, facts: UpgradeFacts) -> Iterator[Finding]:
         len(facts.etcd_expected | members.keys()),
     )
     # one healthy member goes away while it is upgraded
-    too_few = total > 2 and healthy - 1 < total // 2 + 1
+    too_few = healthy - 1 < total // 2 + 1
     for name, problem in problems.items():
         why = "kubeadm's check wants every member" if wants_all else "without it another one may not go away"
         if wants_all or too_few:

@@ -97,6 +97,19 @@ done
 """
 
 
+_CLEAR = """\
+systemctl disable --quiet --now {unit} 2>/dev/null || true
+rm -f {files}
+systemctl daemon-reload
+for family in -4 -6; do
+  ip "$family" route show proto {protocol} 2>/dev/null | while read -r cidr rest; do
+    ip "$family" route del "$cidr" proto {protocol}
+  done
+done
+if ip link show {bridge} >/dev/null 2>&1; then ip link delete {bridge}; fi
+"""
+
+
 def conflist(pod_cidrs: Sequence[str], *, mtu: int | None = None) -> str:
     """Return the CNI configuration of a node with these podCIDRs (one per address family).
 
@@ -164,6 +177,14 @@ def routes_unit() -> str:
 def apply_script() -> str:
     """Return a script for after the files were written: starts the unit now and at every boot."""
     return f"set -eu\nsystemctl daemon-reload\nsystemctl enable --quiet {UNIT}\nsystemctl restart {UNIT}\n"
+
+
+def clear_script() -> str:
+    """Return a script that takes the bridge network away again: unit, files, routes, the bridge itself."""
+    return _CLEAR.format(
+        unit=UNIT, files=f"{UNIT_PATH} {SCRIPT_PATH} {PEERS_PATH} {PEERS_PATH}.next", protocol=ROUTE_PROTOCOL,
+        bridge=BRIDGE,
+    )  # fmt: skip
 
 
 def uplink_argv(node_ip: str) -> tuple[str, ...]:

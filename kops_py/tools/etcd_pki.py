@@ -168,8 +168,26 @@ def _signed(
 ) -> Pair:
     from cryptography.hazmat.primitives import hashes, serialization
 
-    plain = serialization.NoEncryption()
     return Pair(
         built.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain),
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        ),
+    )
+
+
+def as_kubeadm_reads(key: bytes) -> bytes:
+    """Return a private key in the form that every kubeadm can copy to other control planes; raises ValueError.
+
+    kubeadm's download of certificates knows elliptic-curve keys only as ``EC PRIVATE KEY``, not in PKCS#8 (seen with
+    v1.20.2: "unknown data found in Secret entry").
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    found = serialization.load_pem_private_key(key, None)
+    if not isinstance(found, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise ValueError("the key is neither ECDSA nor RSA")  # noqa: TRY004 - a file's content, no type
+    return found.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
     )

@@ -11,6 +11,8 @@ from kops_py.model.status import EtcdMember
 
 PKI = "/etc/kubernetes/pki/etcd"
 LOCAL_ENDPOINT = "https://127.0.0.1:2379"
+_ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
+"""AlarmType of etcd's rpc.proto."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class EtcdEndpointStatus:
     is_learner: bool
     errors: tuple[str, ...]
     cluster_id: int = 0
+    applied_index: int = 0
 
     @property
     def is_leader(self) -> bool:
@@ -114,7 +117,7 @@ def member_promote_argv(member_id: int, *, pki: str = PKI) -> tuple[str, ...]:
 
 
 def member_remove_argv(member_id: int, *, pki: str = PKI) -> tuple[str, ...]:
-    """Return the command that takes a member out of the cluster."""
+    """Return the command that takes a member out; its exit status tells whether a quorum agreed."""
     return etcdctl_argv("member", "remove", f"{member_id:x}", pki=pki)
 
 
@@ -175,6 +178,15 @@ def parse_member_list(output: str) -> tuple[EtcdMemberEntry, ...]:
     )
 
 
+def parse_alarms(output: str) -> dict[int, tuple[str, ...]]:
+    """Read ``alarm list``: the alarms of each member id; raises ValueError."""
+    found: dict[int, tuple[str, ...]] = {}
+    for entry in _load(output, dict).get("alarms") or []:
+        member, kind = int(entry.get("memberID") or 0), entry.get("alarm")
+        found[member] = (*found.get(member, ()), _ALARMS.get(kind, str(kind)))
+    return found
+
+
 def merge_members(
     members: Iterable[EtcdMemberEntry],
     statuses: Iterable[EtcdEndpointStatus],
@@ -201,6 +213,8 @@ def merge_members(
                 used_bytes=status.used_bytes if status else 0,
                 is_leader=status.is_leader if status else False,
                 is_learner=member.is_learner,
+                leader_id=status.leader_id if status else 0,
+                applied_index=status.applied_index if status else 0,
                 revision=status.revision if status else 0,
                 problem=problem,
                 cluster_id=status.cluster_id if status else 0,
@@ -224,6 +238,7 @@ def _endpoint_status(entry: Mapping[str, Any]) -> EtcdEndpointStatus:
         is_learner=bool(status.get("isLearner")),
         errors=tuple(str(e) for e in status.get("errors") or ()),
         cluster_id=int(header.get("cluster_id") or 0),
+        applied_index=int(status.get("raftAppliedIndex") or 0),
     )
 
 

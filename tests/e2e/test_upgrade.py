@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from tests.e2e import workload
+from tests.e2e.balancing import Balancing
 from tests.e2e.bed import VERSION, Bed
 from tests.e2e.program import Finished
+from tests.e2e.test_membership import assert_left_clean
 from tests.e2e.traffic import Traffic
 
 PATCH = "v1.20.3"
@@ -22,8 +25,11 @@ pytestmark = pytest.mark.timeout(1500)
 
 
 def test_a_minor_upgrade_killed_in_the_middle(bed: Bed) -> None:
-    """1+2 from a reviewed plan; killed while a worker is drained; the same command finishes and repeats nothing."""
-    _build(bed, SMALL, control_planes=1)
+    """1+2 from a reviewed plan; killed while a worker is drained; the same command finishes and repeats nothing.
+
+    With the operator's hooks, gates, a canary and a group: each ran where and as often as it should.
+    """
+    _build(bed, SMALL, control_planes=1, maintenance=_controls)
     before = _boot_ids(bed, SMALL)
     digest = _plan_digest(bed, MINOR)
     refused = bed.program.run("upgrade", "--to", MINOR, "--plan-digest", "0" * 64, exit_code=3)
@@ -35,11 +41,67 @@ def test_a_minor_upgrade_killed_in_the_middle(bed: Bed) -> None:
         running.wait_said(r"n2: drain$", deadline_s=400)
         killed = running.kill()
         assert _cordons(bed)["n2"] is True
-        finished = _upgrade(bed, MINOR)
-    bed.say(f"killed after {killed.duration_s:.1f} s; upgrade after that {finished.duration_s:.1f} s; {traffic}")
+        finished = bed.program.run("upgrade", "--to", MINOR, "-y", deadline_s=900, exit_code=10)
+        assert "n3: the hook after the work failed" in finished.stderr, finished.report()
+        assert "exit status 3: not yet" in finished.stderr, finished.report()
+        assert re.search(r"n3: its upgrade has not come to its end: .*not yet", bed.program.run("status").stdout)
+        bed.node("n3").exec("touch /root/mended")
+        last = _upgrade(bed, MINOR)
+    bed.say(
+        f"killed after {killed.duration_s:.1f} s; upgrade after that {finished.duration_s:.1f} s, "
+        f"the end of it {last.duration_s:.1f} s; {traffic}"
+    )
     _check(bed, SMALL, MINOR, traffic, cordoned=("n1",))
     assert "n1: kubeadm upgrade" not in finished.stderr, "the control plane was upgraded twice"
+    assert "n3: drain" not in last.stderr, "the worker whose hook failed was drained twice"
+    assert "the canary has been watched" in finished.stderr, finished.report()
+    assert "workers of both, at most 1 at once" in finished.stderr, finished.report()
+    assert "the canary has been watched" not in last.stderr, last.report()
+    _check_traces(bed)
     assert _boot_ids(bed, SMALL) == before
+
+    removed = bed.program.run("node", "remove", "n3", "-y")
+    bed.say(f"n3 removed in {removed.duration_s:.1f} s")
+    bed.wait_ready(SMALL[:2])
+    assert_left_clean(bed, "n3")
+    workload.assert_answers(bed, SMALL[:2])
+    again = bed.program.run("node", "remove", "n3", "-y")
+    assert "nothing to do" in again.text, again.report()
+
+
+def _controls(bed: Bed) -> dict[str, Any]:
+    """Hooks and gates that leave a trace: one hook on the controller, one on the node, which fails on n3 at first."""
+    told = "echo before $KOPS_NODE $KOPS_CLUSTER $KOPS_OPERATION $KOPS_VERSION >> trace"
+    after = (
+        'if [ $KOPS_NODE = n3 ] && [ ! -e /root/mended ]; then echo "not yet"; exit 3; fi; '
+        "echo $KOPS_NODE $KOPS_OPERATION >> /root/trace"
+    )
+    asked = 'echo gate $KOPS_NODE >> trace; test $(grep -c "^gate $KOPS_NODE$" trace) -ge 2'
+    return {
+        "hooks": {
+            "before": [{"command": ["sh", "-c", told]}],
+            "after": [{"command": ["sh", "-c", after], "runOn": "node"}],
+        },
+        "gates": [
+            {"name": "second-time", "command": ["sh", "-c", asked], "intervalSeconds": 0.5, "deadlineSeconds": 30},
+            {
+                "name": "images",
+                "http": {"url": f"{bed.url}/images/{VERSION}/images.json", "contains": "kube-apiserver"},
+            },
+        ],
+        "canary": {"count": 1, "pauseSeconds": 3},
+        "groups": [{"name": "both", "selector": "kubernetes.io/hostname in (n2,n3)", "maxUnavailable": "50%"}],
+    }
+
+
+def _check_traces(bed: Bed) -> None:
+    """Every hook ran once a node, for all the kill and the failure; the gate was asked until it was true."""
+    lines = (bed.folder / "trace").read_text().splitlines()
+    for name in SMALL:
+        assert lines.count(f"before {name} upgraded upgrade {MINOR}") == 1, lines
+        assert lines.count(f"gate {name}") >= 2, lines
+        assert bed.node(name).exec("cat /root/trace").stdout.splitlines() == [f"{name} upgrade"]
+    assert lines.count("gate n2") > lines.count("gate n1"), f"the canary's gates were not asked while watched: {lines}"
 
 
 @pytest.mark.soak
@@ -57,16 +119,18 @@ def test_patch_and_minor_of_a_small_cluster(bed: Bed) -> None:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("strategy", ["rolling", "all-at-once"])
 def test_patch_and_minor_of_three_control_planes(bed: Bed, strategy: str) -> None:
-    """Followers of etcd first; the first control plane of the plan runs apply, the others node."""
+    """Followers of etcd first, each out of the load balancer; the first of the plan runs apply, the others node."""
     _build(bed, BIG, control_planes=3, load_balancers=["n6"])
     identity = bed.cluster_id()
     for version in (PATCH, MINOR):
         plan = bed.program.run("upgrade", "--to", version, "--plan", "-o", "json", exit_code=20).json()
         order = [w["name"].split()[2].rstrip(",") for w in plan["waves"] if w["name"].startswith("control plane ")]
         assert order[-1] == _etcd_leader(bed), "the leader of etcd is not the last"
-        with Traffic(bed, BIG) as traffic:
+        with Traffic(bed, BIG) as traffic, Balancing(bed, "n6") as balancing:
             finished = _upgrade(bed, version, "--strategy", strategy, "--max-unavailable", "1")
-        bed.say(f"upgrade of 3+2 to {version}, {strategy}: {finished.duration_s:.1f} s; {traffic}")
+        bed.say(f"upgrade of 3+2 to {version}, {strategy}: {finished.duration_s:.1f} s; {traffic}; {balancing}")
+        balancing.assert_out_while_worked_on(bed.program.journal(), BIG[:3])
+        assert not balancing.failures, balancing.failures[:10]
         # All at once takes every worker away: the budget keeps the workload alive, one pod after the other.
         _check(bed, BIG, version, traffic)
     assert bed.cluster_id() == identity
@@ -76,10 +140,12 @@ def test_patch_and_minor_of_three_control_planes(bed: Bed, strategy: str) -> Non
 KILLED_AT = (
     r"n\d:\s+Fetch the packages",
     r"n\d: install kubeadm",
+    r"n\d:\s+n6: no new connections",
     r"n\d:\s+upgrade: ",
     r"n\d: cordon$",
     r"n\d: install kubelet and kubectl .*$",
     r"n\d: wait until the node is healthy .*$",
+    r"n\d:\s+n6: connections to n\d again",
     r"n\d: uncordon$",
     r"n[45]: kubeadm upgrade node$",
     r"n[45]: drain$",
@@ -89,7 +155,7 @@ KILLED_AT = (
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_killed_at_ten_points(bed: Bed) -> None:
+def test_killed_at_twelve_points(bed: Bed) -> None:
     """After every kill the same command goes on from there; in the end nothing is cordoned or done twice."""
     _build(bed, BIG, control_planes=3, load_balancers=["n6"])
     with Traffic(bed, BIG) as traffic:
@@ -101,6 +167,7 @@ def test_killed_at_ten_points(bed: Bed) -> None:
         _upgrade(bed, MINOR)
     bed.say(str(traffic))
     _check(bed, BIG, MINOR, traffic)
+    _check_balanced(bed)
 
 
 @pytest.mark.soak
@@ -130,9 +197,12 @@ def test_trouble_with_the_node_being_worked_on(bed: Bed, how: str, node: str) ->
         system.start()
     elif how == "cut":
         system.heal()
+    if how == "power" and node == "n2":
+        assert Balancing(bed, "n6").servers()["n2"].is_drained, "put back before it is healthy"
     bed.wait_ready(BIG)
     _upgrade(bed, MINOR)
     _check(bed, BIG, MINOR, None)
+    _check_balanced(bed)
 
 
 @pytest.mark.soak
@@ -160,12 +230,13 @@ def _build(
     control_planes: int,
     load_balancers: Sequence[str] = (),
     min_available: int = workload.REPLICAS - 1,
+    maintenance: Callable[[Bed], dict[str, Any]] | None = None,
 ) -> None:
     bed.boot(len(nodes) + len(load_balancers))
     bed.write_inventory(
         control_planes=nodes[:control_planes], workers=nodes[control_planes:], load_balancers=load_balancers
     )
-    bed.write_cluster("upgraded")
+    bed.write_cluster("upgraded", **({"maintenance": maintenance(bed)} if maintenance else {}))
     built = bed.bootstrap()
     workload.load_image(bed, nodes)
     workload.deploy(bed, nodes, grace_s=5, min_available=min_available)
@@ -197,6 +268,13 @@ def _check(
     if traffic is not None:
         # A handful may hit a pod in the moment it goes; a hole in the service would be hundreds.
         assert len(traffic.failures) <= max(3, traffic.asked // 200), f"{traffic}: {traffic.failures[:20]}"
+
+
+def _check_balanced(bed: Bed) -> None:
+    """Every control plane is back in the load balancer, and nothing there says that one is out."""
+    servers = Balancing(bed, "n6").servers()
+    assert all(s.takes_connections for s in servers.values()), servers
+    assert bed.node("n6").exec("ls -A /run/kops-py/out-of-balancer").stdout == ""
 
 
 def _cordons(bed: Bed) -> dict[str, bool]:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from kops_py.actions.perform import ClusterPerformer
 from kops_py.connect.ansible import AnsibleRunner, playbooks_fingerprint
 from kops_py.connect.base import AnsibleHostResult, AnsibleStatus
-from kops_py.model.spec import ClusterSpec, Endpoint
-from kops_py.tools import preparation
+from kops_py.connect.ssh import SshFleet
+from kops_py.model.actions import PutBackIntoBalancer, TakeOutOfBalancer
+from kops_py.model.event import Note
+from kops_py.model.spec import ClusterSpec, Endpoint, SshSpec
+from kops_py.tools import haproxy, preparation
+from kops_py.tools.haproxy import Server
 from tests.integration.ansible.conftest import Setup
 from tests.lab import Node
+from tests.lab.processes import wait_until
+from tests.unit.actions.stage import Stage
 
 pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab-ansible")]
 
@@ -89,6 +98,56 @@ def test_balancing_follows_readiness(setup: Setup) -> None:
         assert n2.exec("systemctl show -p MainPID haproxy").stdout == pid
     finally:
         n1.exec("systemctl stop api; rm -f /run/not-ready")
+
+
+def test_a_control_plane_is_taken_out_and_put_back(setup: Setup) -> None:
+    """Over ssh, through the socket of a real haproxy; a reload forgets, and what a person sets stays."""
+    n1, n2 = setup.node("n1"), setup.node("n2")
+    also = frozenset({"kube_control_plane", "load_balancer"})
+    hosts = (setup.spec.host("n1"), replace(setup.spec.host("n2"), groups=also))
+    there = Stage(replace(setup.spec, hosts=hosts, endpoint=Endpoint(n2.ip, 8443)))
+    there.deps.fleet = SshFleet(hosts, settings=SshSpec(), ssh_config=Path("/dev/null"))
+
+    def do(action: TakeOutOfBalancer | PutBackIntoBalancer) -> None:
+        ClusterPerformer(there.deps).apply(there.ctx(action, action.node, 30))
+
+    def states() -> dict[str, Server]:
+        looked = n2.exec(shlex.join(haproxy.ask_argv(*haproxy.LOOK))).stdout
+        return dict(haproxy.parse_balancing(haproxy.parse_answers(looked)).servers)
+
+    try:
+        for node in (n1, n2):
+            node.put_file(certificate(), "/run/tls.pem", 0o600)
+            node.put_file(API_SERVER.encode(), "/run/api.py")
+            node.exec("systemd-run --unit=api python3 /run/api.py")
+        assert balance(setup, there.spec).status is AnsibleStatus.OK
+        wait_for_answer(n2, f"https://{n2.ip}:8443/", "api")
+        do(TakeOutOfBalancer("n1"))
+        assert states()["n1"].is_drained
+        assert states()["n2"].takes_connections
+        do(TakeOutOfBalancer("n2"))
+        assert states()["n2"].takes_connections, "nobody would take its connections"
+        do(PutBackIntoBalancer("n1"))
+        assert states()["n1"].takes_connections
+        n2.exec(shlex.join(haproxy.ask_argv(haproxy.drain_command("n1"))))
+        do(TakeOutOfBalancer("n1"))
+        do(PutBackIntoBalancer("n1"))
+        assert states()["n1"].is_drained, "a person's"
+        n2.exec("systemctl reload haproxy")
+        assert wait_until(lambda: states()["n1"].takes_connections, 10)
+        do(TakeOutOfBalancer("n1"))
+        n2.exec("systemctl restart haproxy")
+        do(PutBackIntoBalancer("n1"))
+        assert states()["n1"].takes_connections
+        assert n2.exec("ls -A /run/kops-py/out-of-balancer").stdout == ""
+        n2.exec("systemctl stop haproxy")
+        do(TakeOutOfBalancer("n1"))
+        assert [e.message for e in there.events if isinstance(e, Note)][-1].startswith("haproxy on n2 does not run")
+    finally:
+        there.deps.fleet.close()
+        for node in (n1, n2):
+            node.exec("systemctl stop api", check=False)
+        n2.exec("systemctl start haproxy")
 
 
 def test_a_configuration_haproxy_refuses_does_not_go_live(setup: Setup) -> None:

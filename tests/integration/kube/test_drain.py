@@ -12,16 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from kops_py.actions.cordon import CordonState, cordon, uncordon
+from kops_py.actions.cordon import CordonState, cordon, finish, keep_reason, mark_of, uncordon
 from kops_py.actions.drain import drain
 from kops_py.connect.base import Cancel, KubeApi
 from kops_py.connect.kube import connect_kube
 from kops_py.engine.run import StepContext
+from kops_py.model.cordon import stop_reason
 from kops_py.model.drain import DrainPolicy
 from kops_py.model.drain_report import DrainReport
 from kops_py.model.errors import KubeError
 from kops_py.model.event import Event, StepProgress
 from kops_py.model.plan import Action, Step
+from kops_py.observe.cluster import node_facts
 from tests.fakes.workloads import Cluster, Kubelet
 from tests.integration.kube.conftest import Connect
 from tests.integration.kube.control_plane import ControlPlane
@@ -266,9 +268,15 @@ def test_cordons_of_ours_and_of_others(bed: Bed) -> None:
     """The server's record of who set which field tells a person's second cordon from ours."""
     api, node = bed.cluster.api, bed.cluster.node
     path, merge = f"/api/v1/nodes/{node}", "application/merge-patch+json"
-    assert cordon(api, node, by="ann@desk", run_id="r1").state is CordonState.CORDONED
+    assert cordon(api, node, by="ann@desk", run_id="t-upgrade-1").state is CordonState.CORDONED
     assert cordon(api, node, by="bob@desk", run_id="r2").state is CordonState.CORDONED_EARLIER
-    assert uncordon(api, node).state is CordonState.UNCORDONED
+    keep_reason(api, node, "drain: a budget does not allow it")
+    assert stop_reason(node_facts(api.get(path))) == "its upgrade stopped: drain: a budget does not allow it"
+    assert cordon(api, node, by="bob@desk", run_id="t-upgrade-2").state is CordonState.CORDONED_EARLIER
+    assert uncordon(api, node, unfinished=mark_of("bob@desk", "t-upgrade-2")).state is CordonState.UNCORDONED
+    assert stop_reason(node_facts(api.get(path))) == "its upgrade has not come to its end"
+    finish(api, node)
+    assert "kops-py/unfinished" not in api.get(path)["metadata"].get("annotations", {})
     assert "unschedulable" not in api.get(path)["spec"]
     cordon(api, node, by="ann@desk", run_id="r3")
     api.patch(path, {"spec": {"unschedulable": None}}, content_type=merge)

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from kops_py.actions.cordon import CordonState, cordon, uncordon
+from kops_py.actions.cordon import CordonState, cordon, finish, keep_reason, mark_of, mark_unfinished, uncordon
 from kops_py.connect.base import JsonObject
-from kops_py.model.cordon import CORDONED, Cordon, cordon_owner, read_cordon
+from kops_py.model.cordon import CORDONED, UNFINISHED, Cordon, cordon_owner, read_cordon, stop_reason
 from kops_py.model.errors import KubeError
 from kops_py.observe.cluster import node_facts
 from tests.fakes.kube import FakeKubeApi, node
@@ -172,3 +172,57 @@ def test_a_damaged_mark_still_counts(api: FakeKubeApi, text: str) -> None:
     api.change(PATH, lambda item: item["metadata"].update(annotations={CORDONED: text}))
     assert cordon_owner(node_facts(current(api))) == "kops-py"
     assert uncordon(api, "w1").state is CordonState.UNCORDONED
+
+
+def marks(api: FakeKubeApi) -> dict[str, str]:
+    return {k: v for k, v in current(api)["metadata"].get("annotations", {}).items() if k.startswith("kops-py/")}
+
+
+def test_an_uncordon_can_leave_a_mark_in_the_same_patch_and_finish_takes_it_away(api: FakeKubeApi) -> None:
+    cordon(api, "w1", by="ann", run_id="r1")
+    result = uncordon(api, "w1", unfinished=mark_of("ann", "t-upgrade-1"))
+    assert result.state is CordonState.UNCORDONED
+    assert len(api.writes()) == 2
+    assert set(marks(api)) == {UNFINISHED}
+    assert stop_reason(node_facts(current(api))) == "its upgrade has not come to its end"
+    finish(api, "w1")
+    assert marks(api) == {}
+    finish(api, "w1")
+    assert len(api.writes()) == 3
+
+
+def test_an_uncordon_by_hand_clears_the_mark_and_the_reason(api: FakeKubeApi) -> None:
+    mark_unfinished(api, "w1", by="ann", run_id="t-patch-1")
+    cordon(api, "w1", by="ann", run_id="t-patch-1")
+    keep_reason(api, "w1", "drain: a budget does not allow it")
+    assert stop_reason(node_facts(current(api))) == "its patch stopped: drain: a budget does not allow it"
+    assert cordon(api, "w1", by="bob", run_id="t-patch-2").state is CordonState.CORDONED_EARLIER
+    assert uncordon(api, "w1").state is CordonState.UNCORDONED
+    assert marks(api) == {}
+    assert stop_reason(node_facts(current(api))) == ""
+    mark_unfinished(api, "w1", by="ann", run_id="t-patch-1")
+    keep_reason(api, "w1", "gate: no")
+    assert stop_reason(node_facts(current(api))) == "its patch has not come to its end: gate: no"
+    uncordon(api, "w1")
+    assert marks(api) == {}
+
+
+def test_a_node_that_a_person_took_over_meanwhile_is_still_unfinished(api: FakeKubeApi) -> None:
+    by_a_person(api, True)
+    assert uncordon(api, "w1", unfinished=mark_of("ann", "t-upgrade-1")).state is CordonState.FOREIGN
+    assert (stands(api), set(marks(api))) == ((True, False), {UNFINISHED})
+    by_a_person(api, False)
+    assert uncordon(api, "w1", unfinished=mark_of("ann", "t-upgrade-1")).state is CordonState.NOT_CORDONED
+    assert len(api.writes()) == 1
+
+
+def test_a_reason_is_short_and_only_for_nodes_of_ours(api: FakeKubeApi) -> None:
+    by_a_person(api, True)
+    keep_reason(api, "w1", "whatever")
+    assert api.writes() == []
+    by_a_person(api, False)
+    cordon(api, "w1", by="ann", run_id="t-upgrade-1")
+    keep_reason(api, "w1", "x" * 5000)
+    found = read_cordon(marks(api))
+    assert found is not None
+    assert (found.by, found.reason) == ("ann", "x" * 500)

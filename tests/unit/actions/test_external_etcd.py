@@ -124,7 +124,7 @@ class TestClients:
         with pytest.raises(EtcdError, match="no host of the group etcd holds"):
             place_client(stage.deps, PlaceEtcdClient("n1"), stage.ctx(PlaceEtcdClient("n1")))
 
-    def test_given_files_are_placed_as_they_are(self, stage: Stage, tmp_path: Path) -> None:
+    def test_given_files_are_placed(self, stage: Stage, tmp_path: Path) -> None:
         pair, ca = make_certificate(make_authority(), "client"), make_authority()
         for name, data in (("ca", ca.cert), ("cert", pair.cert), ("key", pair.key)):
             (tmp_path / name).write_bytes(data)

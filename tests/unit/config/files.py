@@ -43,6 +43,19 @@ ssh:
   maxParallel: 8
 timeouts:
   prepareSeconds: 900
+maintenance:
+  maxUnavailable: 25%
+  hooks:
+    before: [{command: ./silence --for 30m}]
+    after:
+      - {command: [./silence, "off"], runOn: node, timeoutSeconds: 9}
+  gates:
+    - {name: alerts, command: [./alerts], intervalSeconds: 1}
+    - http: {url: "https://shop.example.com/healthz", status: [200], contains: ok, caFile: ca.pem.bak}
+  canary: {count: 1, pauseSeconds: 600, gate: {command: ./check-canary}}
+  groups:
+    - {name: storage, selector: disk=ssd}
+    - {name: rest, inventoryGroup: kube_node, maxUnavailable: 50%}
 preflight:
   ignore: [swap-on]
 kubeadm:
@@ -113,6 +126,7 @@ class Pair:
     ) -> "Pair":
         folder.mkdir(exist_ok=True, parents=True)
         (folder / "cni.yaml").write_text("kind: List\n")
+        (folder / "ca.pem.bak").write_text("")
         (folder / "images").mkdir(exist_ok=True)
         (folder / hosts_name).write_text(hosts)
         (folder / "cluster.yaml").write_text(cluster)

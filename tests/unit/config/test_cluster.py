@@ -101,15 +101,15 @@ def test_dual_stack(pair: Pair, form: str) -> None:
         ("maxParallel: 8", "maxParallel: 8.5", 29, "whole number", "32"),
         ("maxParallel: 8", "maxParallel: true", 29, "whole number, this is a yes/no value", ""),
         ("prepareSeconds: 900", "prepareSeconds: 900s", 31, "must be a number, this is '900s'", ""),
-        ("[swap-on]", "[Swap]", 33, "ignore is 'Swap'", "swap-on"),
+        ("[swap-on]", "[Swap]", 46, "ignore is 'Swap'", "swap-on"),
         (
             "apiServer: {",
             "controlPlaneEndpoint: x\n    apiServer: {",
-            36,
+            49,
             "kops-py's to set",
             "controlPlaneEndpoint",
         ),
-        ("{extraArgs:", "{certSANs: [x], extraArgs:", 36, "apiServer.certSANs is kops-py's", "certSANs"),
+        ("{extraArgs:", "{certSANs: [x], extraArgs:", 49, "apiServer.certSANs is kops-py's", "certSANs"),
         ("ssh:\n", "ssh: x\nother:\n", 26, "ssh must be a map, this is 'x'", ""),
     ],
 )

@@ -128,6 +128,18 @@ def test_a_budget_lets_the_run_go_on_without_the_failed_node(tmp_path: Path) -> 
     assert not outcome.ok
 
 
+def test_the_failures_of_earlier_waves_count_in_the_budgets_of_later_ones(tmp_path: Path) -> None:
+    """Groups of workers have a wave each; the budget is that of the run."""
+    performer = Scripted({"a/1": fail, "c/1": fail})
+    waves = [
+        Wave("w1", (step("a"), step("b")), failures_allowed=1),
+        Wave("w2", (step("c"), step("d")), failures_allowed=1),
+        Wave("w3", (step("e"),), failures_allowed=1),
+    ]
+    run(performer, plan(*waves), tmp_path)
+    assert performer.applied == ["a/1", "b/1", "c/1"]
+
+
 def test_what_is_true_already_is_not_applied_and_what_is_not_proven_fails(tmp_path: Path) -> None:
     performer = Scripted(true_already=frozenset({"a/1"}), unproven=frozenset({"b/1"}))
     outcome, _ = run(performer, plan(Wave("w", (step("a"), step("b")), max_parallel=1)), tmp_path)

@@ -160,6 +160,7 @@ NOW = datetime(2026, 11, 20, tzinfo=UTC)
 def cluster_status() -> ClusterStatus:
     node = NodeStatus("n1", ("control-plane",), True, "", "v1.31.2", "10.0.0.1", "Debian", "6.1", "containerd://1.7")
     other = dataclasses.replace(node, name="worker-2", roles=(), ready=False, cordoned=True, cordoned_by="ann")
+    other = dataclasses.replace(other, stopped="its upgrade stopped: drain: \x1b[31mno")
     path, expires = "/etc/kubernetes/pki/apiserver.crt", datetime(2026, 12, 1, 12, tzinfo=UTC)
     return ClusterStatus(
         server_version="v1.31.2",
@@ -186,6 +187,7 @@ cluster prod, Kubernetes v1.31.2, endpoint api.example:6443: 1 problem(s)
 NODE      ROLES          STATE     KUBELET  ADDRESS   RUNTIME
 n1        control-plane  Ready     v1.31.2  10.0.0.1  containerd://1.7
 worker-2                 NotReady  v1.31.2  10.0.0.1  containerd://1.7  cordoned by ann
+  ! worker-2: its upgrade stopped: drain: no
 
 ETCD  STATE    ROLE    VERSION  SIZE     REVISION
 n1    healthy  leader  3.5.15   3.0 MiB  0

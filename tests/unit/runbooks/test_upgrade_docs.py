@@ -9,7 +9,7 @@ import pytest
 
 from kops_py.model.finding import FindingKind, Severity
 from kops_py.runbooks.preflight import CHECKS, OTHER_IDS, check_ignores
-from kops_py.runbooks.upgrade_findings import DRAIN_KINDS, IDS, UPGRADE_KINDS
+from kops_py.runbooks.upgrade_findings import DRAIN_KINDS, IDS, MEMBERSHIP_KINDS, UPGRADE_KINDS
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "upgrade-findings.md"
 
@@ -22,7 +22,9 @@ def table(kinds: tuple[FindingKind, ...]) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("upgrade", UPGRADE_KINDS), ("drain", DRAIN_KINDS)])
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("upgrade", UPGRADE_KINDS), ("drain", DRAIN_KINDS), ("membership", MEMBERSHIP_KINDS)]
+)
 def test_page_lists_every_finding(name: str, kinds: tuple[FindingKind, ...]) -> None:
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
     text = PAGE.read_text()
@@ -35,7 +37,7 @@ def test_page_lists_every_finding(name: str, kinds: tuple[FindingKind, ...]) -> 
 
 
 def test_names_are_unique_and_may_be_ignored() -> None:
-    assert len(IDS) == len(UPGRADE_KINDS) + len(DRAIN_KINDS)
+    assert len(IDS) == len(UPGRADE_KINDS) + len(DRAIN_KINDS) + len(MEMBERSHIP_KINDS)
     assert not IDS & ({check.id for check in CHECKS} | OTHER_IDS)
     check_ignores(sorted(IDS), {"n1"})
 

@@ -158,6 +158,21 @@ def test_quorum_has_to_survive_one_more_where_kubeadm_is_content_with_it() -> No
     assert find(*path, etcd_expected=five, etcd_members=newer[:4]) == []
 
 
+def test_quorum_that_is_lost_already() -> None:
+    two = frozenset({"cp1", "cp2"})
+    sick = (member("cp1", "3.7.0"), member("cp2", "3.7.0", healthy=False))
+    (found,) = find("v1.37.0", "v1.37.1", etcd_expected=two, etcd_members=sick)
+    assert (found.id, found.node, found.severity) == ("etcd-members", "cp2", Severity.ERROR)
+    both = tuple(member(n, "3.7.0") for n in sorted(two))
+    assert told(find("v1.37.0", "v1.37.1", etcd_expected=two, etcd_members=both)) == [("etcd-no-tolerance", "info")]
+
+
+def test_addons_that_somebody_changed() -> None:
+    change = "Deployment coredns: spec.template.spec.tolerations, written by kubectl-edit"
+    (found,) = find("v1.30.0", "v1.30.1", addon_changes=(change,))
+    assert (found.id, found.severity, found.message) == ("addon-customised", Severity.WARNING, change)
+
+
 def test_one_member_and_alarms() -> None:
     found = find("v1.30.0", "v1.31.0", etcd_expected=frozenset({"cp1"}), etcd_members=(member("cp1"),))
     assert told(found) == [("etcd-no-tolerance", "info")]

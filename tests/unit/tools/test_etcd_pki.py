@@ -15,6 +15,7 @@ from kops_py.tools.etcd_pki import (
     LEAF_DAYS,
     RENEW_DAYS,
     Pair,
+    as_kubeadm_reads,
     digest_of,
     make_authority,
     make_certificate,
@@ -69,6 +70,16 @@ def test_renewal_begins_half_a_year_before_the_end() -> None:
 
 def test_a_key_is_in_no_text_of_a_pair() -> None:
     assert "PRIVATE" not in repr(CA)
+
+
+def test_keys_are_in_the_form_that_kubeadm_copies() -> None:
+    assert CA.key.startswith(b"-----BEGIN EC PRIVATE KEY-----")
+    key = serialization.load_pem_private_key(CA.key, None)
+    other = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    assert other != CA.key
+    assert as_kubeadm_reads(other) == CA.key
 
 
 def test_the_digest_follows_names_and_authority() -> None:

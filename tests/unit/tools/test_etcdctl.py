@@ -127,3 +127,19 @@ def test_commands() -> None:
     health = etcdctl.health_argv(timeout_s=3)
     assert health[health.index("--max-time") + 1] == "3"
     assert health[-1] == "https://127.0.0.1:2379/health"
+
+
+def test_alarms() -> None:
+    """As etcdctl 3.4.23 prints them; without any it is an empty object."""
+    assert etcdctl.parse_alarms("{}") == {}
+    both = '{"alarms":[{"memberID":10276657743932975437,"alarm":1},{"memberID":7,"alarm":2},{"memberID":8,"alarm":9}]}'
+    assert etcdctl.parse_alarms(both) == {10276657743932975437: ("NOSPACE",), 7: ("CORRUPT",), 8: ("9",)}
+    with pytest.raises(ValueError, match="no JSON"):
+        etcdctl.parse_alarms("Error: context deadline exceeded")
+
+
+def test_how_far_a_member_is() -> None:
+    (status,) = etcdctl.parse_endpoint_status(STATUS_36)
+    assert (status.applied_index, status.revision) == (900, 812)
+    (member,) = etcdctl.merge_members(etcdctl.parse_member_list(MEMBERS_34), etcdctl.parse_endpoint_status(STATUS_34))
+    assert (member.applied_index, member.revision, member.leader_id) == (4, 1, 3319814642761637952)
