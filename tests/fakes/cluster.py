@@ -120,7 +120,7 @@ class SimulatedCluster:
     silent_watches: tuple[str, ...] = ()
     secrets: set[str] = field(default_factory=set)
     applied: list[str] = field(default_factory=list)
-    etcd: dict[str, EtcdMember] = field(default_factory=dict)
+    external_members: dict[str, EtcdMember] = field(default_factory=dict)
     """Members of an external etcd by host."""
 
     def __post_init__(self) -> None:
@@ -142,7 +142,7 @@ class SimulatedCluster:
                 silent_watches=self.silent_watches,
                 join_secrets=tuple(sorted(self.secrets)),
             )
-        return Facts(hosts=dict(self.hosts), kube=kube, etcd=tuple(self.etcd.values()))
+        return Facts(hosts=dict(self.hosts), kube=kube, etcd=tuple(self.external_members.values()))
 
     def _host(self, name: str, **changes: object) -> None:
         self.hosts[name] = dataclasses.replace(self.hosts[name], **changes)  # type: ignore[arg-type]
@@ -171,7 +171,7 @@ class SimulatedCluster:
 
     def _start_member(self, host: str, digest: str) -> None:
         url = f"https://{self.spec.host(host).node_ip}:2379"
-        self.etcd[host] = dataclasses.replace(self.etcd[host], endpoint=url, healthy=False)
+        self.external_members[host] = dataclasses.replace(self.external_members[host], endpoint=url, healthy=False)
         self._host(host, etcd_digest=digest, has_etcd_data=True, services=frozenset({"etcd.service"}))
 
     def perform(self, step: Step) -> None:
@@ -183,22 +183,22 @@ class SimulatedCluster:
                 self._host(host, etcd_pki_digest=digest, etcd_ca="ca")
             case ConfigureEtcd(host=host, digest=digest):
                 self._require(bool(self.hosts[host].etcd_pki_digest), "no certificates", host)
-                if not self.etcd:
-                    self.etcd = {
+                if not self.external_members:
+                    self.external_members = {
                         h.name: EtcdMember(h.member_name, n, "", False) for n, h in enumerate(self.spec.etcd_hosts, 1)
                     }
-                self._require(host in self.etcd, "the running etcd does not know this member", host)
+                self._require(host in self.external_members, "the running etcd does not know this member", host)
                 self._start_member(host, digest)
             case AddEtcdMember(host=host, digest=digest):
                 self._require(bool(self.hosts[host].etcd_pki_digest), "no certificates", host)
                 self._require(not self.hosts[host].has_etcd_data, "it holds data", host)
-                others = [m for n, m in self.etcd.items() if n != host]
-                self._require(sum(m.healthy for m in others) > len(self.etcd) // 2, "no majority", host)
-                self.etcd[host] = EtcdMember(self.spec.host(host).member_name, 9, "", False)
+                others = [m for n, m in self.external_members.items() if n != host]
+                self._require(sum(m.healthy for m in others) > len(self.external_members) // 2, "no majority", host)
+                self.external_members[host] = EtcdMember(self.spec.host(host).member_name, 9, "", False)
                 self._start_member(host, digest)
             case WaitEtcd(hosts=hosts):
                 self._require(all(self.hosts[h].has_etcd_data for h in hosts), "a member does not run")
-                self.etcd = {n: dataclasses.replace(m, healthy=m.endpoint != "") for n, m in self.etcd.items()}
+                self.external_members = {n: dataclasses.replace(m, healthy=m.endpoint != "") for n, m in self.external_members.items()}
             case PlaceEtcdClient(node=node):
                 self._require(any(f.etcd_ca for f in self.hosts.values()), "no authority", node)
                 self._host(node, etcd_client_ca="ca", etcd_client_cert="client")
@@ -209,7 +209,7 @@ class SimulatedCluster:
                 self._require(not self.initialised, "init on a running cluster", node)
                 self._require(bool(self.hosts[node].prepared_digest), "host is not prepared", node)
                 if self.spec.external_etcd:
-                    healthy = sum(m.healthy for m in self.etcd.values())
+                    healthy = sum(m.healthy for m in self.external_members.values())
                     self._require(healthy > len(self.spec.etcd_hosts) // 2, "etcd does not serve", node)
                     self._require(bool(self.hosts[node].etcd_client_ca), "no certificate for etcd", node)
                 self._add_node(node, control_plane=True)

@@ -39,7 +39,7 @@ def built(spec: ClusterSpec) -> SimulatedCluster:
 
 
 def with_more_etcd(cluster: SimulatedCluster, spec: ClusterSpec) -> SimulatedCluster:
-    return dataclasses.replace(cluster, spec=spec, hosts=dict(cluster.hosts), etcd=dict(cluster.etcd), applied=[])
+    return dataclasses.replace(cluster, spec=spec, hosts=dict(cluster.hosts), external_members=dict(cluster.external_members), applied=[])
 
 
 def errors(cluster: SimulatedCluster) -> list[tuple[str, str]]:
@@ -80,14 +80,14 @@ def test_a_host_that_comes_later_is_added_and_the_members_there_are_not_touched(
 def test_a_member_whose_machine_is_new_replaces_the_lost_one() -> None:
     cluster = built(make_spec(1, 1, etcd=3))
     cluster.hosts["n4"] = HostFacts(name="n4", sudo=True)
-    cluster.etcd["n4"] = dataclasses.replace(cluster.etcd["n4"], healthy=False)
+    cluster.external_members["n4"] = dataclasses.replace(cluster.external_members["n4"], healthy=False)
     assert etcd_ids(plan_of(cluster)) == ["etcd-certificates/n4", "etcd-member/n4", "etcd-healthy"]
 
 
 def test_a_stopped_member_is_started_one_at_a_time_while_the_others_serve() -> None:
     cluster = built(make_spec(1, 1, etcd=3))
     cluster.hosts["n5"] = dataclasses.replace(cluster.hosts["n5"], services=frozenset())
-    cluster.etcd["n5"] = dataclasses.replace(cluster.etcd["n5"], healthy=False)
+    cluster.external_members["n5"] = dataclasses.replace(cluster.external_members["n5"], healthy=False)
     plan = plan_of(cluster)
     assert etcd_ids(plan) == ["etcd/n5", "etcd-healthy"]
     assert not plan.waves[0].together
@@ -97,7 +97,7 @@ def test_members_start_together_when_none_serves() -> None:
     cluster = built(make_spec(1, 1, etcd=3))
     for name in ("n4", "n5"):
         cluster.hosts[name] = dataclasses.replace(cluster.hosts[name], services=frozenset())
-    cluster.etcd.clear()
+    cluster.external_members.clear()
     plan = plan_of(cluster)
     assert etcd_ids(plan)[:2] == ["etcd/n4", "etcd/n5"]
     assert plan.waves[0].together
@@ -108,7 +108,7 @@ def test_a_lost_majority_is_no_reason_to_form_a_new_cluster() -> None:
     cluster = built(make_spec(1, 1, etcd=3))
     for name in ("n3", "n4"):
         cluster.hosts[name] = HostFacts(name=name, sudo=True)
-    cluster.etcd.clear()
+    cluster.external_members.clear()
     assert ("etcd-quorum", "") in errors(cluster)
 
 
@@ -124,7 +124,7 @@ def test_an_etcd_of_others_under_a_running_cluster_is_left_alone() -> None:
     for name in ("n3", "n4", "n5"):
         changes = {"etcd_ca": "", "etcd_pki_digest": "", "etcd_digest": ""}
         cluster.hosts[name] = dataclasses.replace(cluster.hosts[name], **changes)  # type: ignore[arg-type]
-    cluster.etcd.clear()
+    cluster.external_members.clear()
     plan = plan_of(cluster)
     assert not plan.has_changes
     assert "etcd was not built by kops-py: it is left as it is" in plan.notes
@@ -162,7 +162,7 @@ def test_certificates_that_run_out_are_made_anew_and_nothing_else() -> None:
 def test_a_member_that_cannot_be_reached_is_not_waited_for_and_its_etcd_is_told() -> None:
     cluster = built(make_spec(1, 1, etcd=3))
     cluster.hosts["n4"] = HostFacts(name="n4", problem=UnreachableError("no connection", where="n4"))
-    cluster.etcd["n4"] = dataclasses.replace(cluster.etcd["n4"], healthy=False)
+    cluster.external_members["n4"] = dataclasses.replace(cluster.external_members["n4"], healthy=False)
     assert not plan_of(cluster).has_changes
 
 
