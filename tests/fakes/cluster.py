@@ -198,7 +198,9 @@ class SimulatedCluster:
                 self._start_member(host, digest)
             case WaitEtcd(hosts=hosts):
                 self._require(all(self.hosts[h].has_etcd_data for h in hosts), "a member does not run")
-                self.external_members = {n: dataclasses.replace(m, healthy=m.endpoint != "") for n, m in self.external_members.items()}
+                self.external_members = {
+                    n: dataclasses.replace(m, healthy=m.endpoint != "") for n, m in self.external_members.items()
+                }
             case PlaceEtcdClient(node=node):
                 self._require(any(f.etcd_ca for f in self.hosts.values()), "no authority", node)
                 self._host(node, etcd_client_ca="ca", etcd_client_cert="client")

@@ -39,7 +39,9 @@ def built(spec: ClusterSpec) -> SimulatedCluster:
 
 
 def with_more_etcd(cluster: SimulatedCluster, spec: ClusterSpec) -> SimulatedCluster:
-    return dataclasses.replace(cluster, spec=spec, hosts=dict(cluster.hosts), external_members=dict(cluster.external_members), applied=[])
+    return dataclasses.replace(
+        cluster, spec=spec, hosts=dict(cluster.hosts), external_members=dict(cluster.external_members), applied=[]
+    )
 
 
 def errors(cluster: SimulatedCluster) -> list[tuple[str, str]]:
