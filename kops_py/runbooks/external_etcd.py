@@ -30,7 +30,7 @@ DATA_EXISTS = FindingKind(
     "If nobody needs it: systemctl stop etcd; mv /var/lib/etcd/member away. Else give that etcd in etcd.external.",
 )
 QUORUM = FindingKind(
-    "etcd-quorum",
+    "etcd-no-majority",
     (Severity.ERROR,),
     "Too few hosts of the external etcd can be used for it to have a majority.",
     "Bring the hosts back, or widen --limit; when their data is lost, restore a backup.",

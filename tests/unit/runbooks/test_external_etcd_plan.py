@@ -111,14 +111,14 @@ def test_a_lost_majority_is_no_reason_to_form_a_new_cluster() -> None:
     for name in ("n3", "n4"):
         cluster.hosts[name] = HostFacts(name=name, sudo=True)
     cluster.external_members.clear()
-    assert ("etcd-quorum", "") in errors(cluster)
+    assert ("etcd-no-majority", "") in errors(cluster)
 
 
 def test_a_limit_that_leaves_no_majority_is_refused() -> None:
     spec = make_spec(1, 1, etcd=3)
     arguments = dataclasses.replace(arguments_for(spec), limit=frozenset({"n1", "n3"}))
     found = bootstrap(spec, SimulatedCluster(spec).facts(), arguments).findings
-    assert [f.id for f in found if f.severity is Severity.ERROR] == ["etcd-quorum"]
+    assert [f.id for f in found if f.severity is Severity.ERROR] == ["etcd-no-majority"]
 
 
 def test_an_etcd_of_others_under_a_running_cluster_is_left_alone() -> None:
