@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from kops_py.actions import (
     api_server,
     balancer,
+    etcd_certificates,
+    external_etcd,
     gates,
     health,
     hooks,
@@ -25,8 +27,10 @@ from kops_py.actions.deps import Deps
 from kops_py.actions.join_secrets import revoke
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import (
+    AddEtcdMember,
     ApplyNetwork,
     ConfigureBridge,
+    ConfigureEtcd,
     ConfigureLoadBalancer,
     CordonNode,
     DeleteNode,
@@ -36,9 +40,11 @@ from kops_py.model.actions import (
     InitControlPlane,
     InstallPackages,
     InstallUpdates,
+    IssueEtcdCertificates,
     JoinNode,
     LabelNode,
     MarkUnfinished,
+    PlaceEtcdClient,
     PrepareHost,
     PutBackIntoBalancer,
     RebootNode,
@@ -50,6 +56,7 @@ from kops_py.model.actions import (
     TakeOutOfBalancer,
     UncordonNode,
     UpgradeWithKubeadm,
+    WaitEtcd,
     WaitGate,
     WaitHealthy,
     WaitNode,
@@ -167,6 +174,16 @@ class ClusterPerformer:
                 maintenance.mark_node(deps, action)
             case WaitWorkloads():
                 gates.wait_workloads(deps, ctx)
+            case IssueEtcdCertificates() as action:
+                etcd_certificates.issue_certificates(deps, action, ctx)
+            case ConfigureEtcd() as action:
+                external_etcd.configure_member(deps, action, ctx)
+            case AddEtcdMember() as action:
+                external_etcd.add_member(deps, action, ctx)
+            case WaitEtcd() as action:
+                external_etcd.wait_etcd(deps, action, ctx)
+            case PlaceEtcdClient() as action:
+                etcd_certificates.place_client(deps, action, ctx)
             case RunHook() as action:
                 hooks.run_hook(deps, action, ctx)
             case WaitGate() as action:

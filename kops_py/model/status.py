@@ -55,6 +55,7 @@ class EtcdMember:
     """How far of etcd's raft log is in its data."""
     revision: int = 0
     problem: str = ""
+    cluster_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)
