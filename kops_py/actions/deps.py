@@ -40,6 +40,10 @@ class Deps:
     load_balancer_host_variables: Callable[[str], Mapping[str, Any]]
     read_manifest: Callable[[], str]
     """Returns the text of the network manifest that the plan announced; raises ConfigError when it changed."""
+    etcd_digests: Mapping[str, str] = field(default_factory=dict)
+    """What the settings of each member of an external etcd are known by."""
+    etcd_initial: dict[str, str] = field(default_factory=dict)
+    """The members a host is added to, by its name; filled while the run goes on."""
     hosts: Mapping[str, HostFacts] = field(default_factory=dict)
     """The hosts as they were when the run began: operating system and cgroup version do not change in it."""
     short_before: frozenset[str] = frozenset()

@@ -7,12 +7,13 @@ from collections.abc import Callable, Collection, Iterator
 
 from kops_py.actions.deps import Deps
 from kops_py.actions.etcd_gate import EtcdGate
+from kops_py.actions.external_etcd import unhealthy_members
 from kops_py.actions.static_pods import wait_static_pods
 from kops_py.actions.waiting import remaining_s
 from kops_py.connect.base import Host, JsonObject, KubeApi
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import WaitNode
-from kops_py.model.errors import DeadlineError, KubeError, UnreachableError
+from kops_py.model.errors import DeadlineError, EtcdError, KubeError, UnreachableError
 from kops_py.model.facts import NodeFacts
 from kops_py.observe.cluster import (
     cluster_configuration,
@@ -54,7 +55,7 @@ def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
         except (UnreachableError, DeadlineError) as error:
             problems = (str(error),)
         if not problems and action.control_plane:
-            problems = etcd.problems(deps.fleet.host(action.node))
+            problems = etcd.problems(deps.fleet.host(action.node)) or _external_etcd_problems(deps)
         return problems
 
     _wait(lacking, ctx, _POLL_S, f"{action.node} is not healthy")
@@ -196,6 +197,17 @@ def _daemon_problems(pods: Collection[JsonObject]) -> tuple[str, ...]:
         if problem := pod_problem(pod):
             found.append(f"{metadata['namespace']}/{metadata['name']}: {problem}")
     return tuple(found)
+
+
+def _external_etcd_problems(deps: Deps) -> tuple[str, ...]:
+    """Name the members of an external etcd of ours that are not healthy."""
+    etcd = deps.spec.external
+    if etcd is None or not any(deps.hosts[n].etcd_ca for n in etcd.hosts if n in deps.hosts):
+        return ()
+    try:
+        return unhealthy_members(deps, etcd)
+    except EtcdError as error:
+        return (str(error),)
 
 
 def unavailable_workloads(api: KubeApi) -> dict[str, str]:

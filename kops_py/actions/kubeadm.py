@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from kops_py.actions.deps import Deps
+from kops_py.actions.etcd_certificates import ensure_client
 from kops_py.actions.jobs import JobOutcome, forget_job, read_job, run_job, start_job, wait_job
 from kops_py.actions.join_secrets import TOKEN_TTL_S, mark_uploaded_certificates
 from kops_py.actions.waiting import remaining_s
@@ -40,6 +41,7 @@ def init_control_plane(deps: Deps, action: InitControlPlane, ctx: StepContext) -
     host, spec = deps.fleet.host(action.node), deps.spec
     config_path = _config_path(INIT_JOB)
     if not _attach_to_init(deps, host, ctx):
+        ensure_client(deps, action.node, ctx)
         token = kubeadm.new_token()
         key = kubeadm.new_certificate_key() if action.upload_certs else ""
         config = kubeadm.init_config(
@@ -67,6 +69,8 @@ def join_node(deps: Deps, action: JoinNode, ctx: StepContext) -> None:
     host, spec = deps.fleet.host(action.node), deps.spec
     config_path = _config_path(JOIN_JOB)
     if not _attach_to_join(deps, host, action.control_plane, ctx):
+        if action.control_plane:
+            ensure_client(deps, action.node, ctx)
         api = deps.kube.api()
         member = _member_control_plane(deps, api)
         key = _certificate_key(deps, api, member, ctx) if action.control_plane else None

@@ -9,6 +9,8 @@ from kops_py.actions import (
     api_server,
     balancer,
     etcd,
+    etcd_certificates,
+    external_etcd,
     gates,
     health,
     hooks,
@@ -26,9 +28,11 @@ from kops_py.actions.deps import Deps
 from kops_py.actions.join_secrets import revoke
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import (
+    AddEtcdMember,
     ApplyNetwork,
     BackUpFirst,
     ConfigureBridge,
+    ConfigureEtcd,
     ConfigureLoadBalancer,
     CordonNode,
     DefragmentMember,
@@ -40,9 +44,11 @@ from kops_py.model.actions import (
     InitControlPlane,
     InstallPackages,
     InstallUpdates,
+    IssueEtcdCertificates,
     JoinNode,
     LabelNode,
     MarkUnfinished,
+    PlaceEtcdClient,
     PrepareHost,
     PutBackIntoBalancer,
     RebootNode,
@@ -54,6 +60,7 @@ from kops_py.model.actions import (
     TakeOutOfBalancer,
     UncordonNode,
     UpgradeWithKubeadm,
+    WaitEtcd,
     WaitGate,
     WaitHealthy,
     WaitNode,
@@ -175,6 +182,16 @@ class ClusterPerformer:
                 maintenance.mark_node(deps, action)
             case WaitWorkloads():
                 gates.wait_workloads(deps, ctx)
+            case IssueEtcdCertificates() as action:
+                etcd_certificates.issue_certificates(deps, action, ctx)
+            case ConfigureEtcd() as action:
+                external_etcd.configure_member(deps, action, ctx)
+            case AddEtcdMember() as action:
+                external_etcd.add_member(deps, action, ctx)
+            case WaitEtcd() as action:
+                external_etcd.wait_etcd(deps, action, ctx)
+            case PlaceEtcdClient() as action:
+                etcd_certificates.place_client(deps, action, ctx)
             case RunHook() as action:
                 hooks.run_hook(deps, action, ctx)
             case WaitGate() as action:

@@ -10,13 +10,16 @@ from typing import Any
 from kops_py.actions.deps import Deps
 from kops_py.connect.base import AnsibleHostResult, AnsibleResult, AnsibleStatus
 from kops_py.engine.run import StepContext
-from kops_py.model.actions import ConfigureLoadBalancer, StageUpgrade
+from kops_py.model.actions import AddEtcdMember, ConfigureEtcd, ConfigureLoadBalancer, StageUpgrade
 from kops_py.model.errors import AnsibleError, KopsError, UnreachableError
 from kops_py.model.version import Version
 from kops_py.tools.preparation import (
+    ETCD_PLAYBOOK,
     LOAD_BALANCER_PLAYBOOK,
     PREPARE_PLAYBOOK,
     STAGE_PLAYBOOK,
+    etcd_host_variables,
+    etcd_variables,
     prepare_host_variables,
     stage_variables,
 )
@@ -44,6 +47,15 @@ def _play_of(deps: Deps, contexts: Sequence[StepContext]) -> _Play:
     match contexts[0].step.action:
         case ConfigureLoadBalancer():
             return _Play(LOAD_BALANCER_PLAYBOOK, deps.load_balancer_variables, deps.load_balancer_host_variables)
+        case ConfigureEtcd() | AddEtcdMember():
+            return _Play(
+                ETCD_PLAYBOOK,
+                etcd_variables(deps.spec),
+                lambda name: {
+                    **etcd_host_variables(deps.spec, deps.spec.host(name), deps.etcd_initial.get(name, "")),
+                    "kops_etcd_digest": deps.etcd_digests.get(name, ""),
+                },
+            )
         case StageUpgrade(version=version):
             digests = {ctx.step.node: getattr(ctx.step.action, "digest", "") for ctx in contexts}
             return _Play(

@@ -13,7 +13,7 @@ from typing import Any
 from kops_py.actions.deps import Deps
 from kops_py.actions.jobs import forget_job, run_job
 from kops_py.actions.kubeadm import RESET_JOB
-from kops_py.actions.upgrade import move_etcd_leader_away
+from kops_py.actions.upgrade import PACKAGES_JOB, move_etcd_leader_away
 from kops_py.actions.waiting import remaining_s
 from kops_py.connect.base import Host, KubeApi
 from kops_py.engine.run import StepContext
@@ -52,7 +52,7 @@ def reset_node(deps: Deps, action: ResetNode, ctx: StepContext) -> None:
         )
     ctx.progress("removing what kubeadm reset leaves: pod network, packet filter, keys")
     host.run(("sh", "-c", leaving.clear_script()), sudo=True, timeout_s=min(_CLEAR_TIMEOUT_S, ctx.remaining_s()))
-    for job in (INIT_JOB, JOIN_JOB, UPGRADE_JOB, RESET_JOB):
+    for job in (INIT_JOB, JOIN_JOB, UPGRADE_JOB, PACKAGES_JOB, RESET_JOB):
         forget_job(host, job)
     left = host.run(("sh", "-c", leaving.left_script()), sudo=True, cancel=deps.cancel).out.split("\n")
     if found := [line for line in left if line.strip()]:

@@ -18,6 +18,7 @@ from kops_py.model.spec import ClusterSpec, CniType
 if TYPE_CHECKING:
     from kops_py.actions.deps import Deps
     from kops_py.runbooks.bootstrap import BootstrapArguments
+    from kops_py.runbooks.external_etcd import EtcdArguments
 
 
 def run_bootstrap(settings: Settings, emit: Emit, confirm: Confirm) -> RunResult:
@@ -35,7 +36,10 @@ def _decide(opened: Session) -> Decided:
     arguments = bootstrap_arguments(spec)
     facts = opened.observe()
     decision = bootstrap(spec, facts, arguments)
-    joining = any(s.id.startswith(("prepare/", "init/", "join/", "load-balancer/")) for s in decision.plan.steps)
+    joining = any(
+        s.id.startswith(("prepare/", "init/", "join/", "load-balancer/", "etcd/", "etcd-member/"))
+        for s in decision.plan.steps
+    )
     probes = None
     if joining:
         opened.emit(Note(message="probing ports between hosts, repositories, registries and disks"))
@@ -69,7 +73,39 @@ def bootstrap_arguments(spec: ClusterSpec) -> BootstrapArguments:
         load_balancer_digests={h.name: load_balancer_digest(spec, h, fingerprint) for h in spec.load_balancers},
         network_digest=hashlib.sha256(manifest.encode()).hexdigest() if manifest else "",
         limit=spec.limit or frozenset(),
+        etcd=_etcd_arguments(spec, fingerprint),
     )
+
+
+def _etcd_arguments(spec: ClusterSpec, fingerprint: str) -> EtcdArguments:
+    """Return the digests of an external etcd; raises ConfigError when a file that was given cannot be used."""
+    from kops_py.runbooks.external_etcd import EtcdArguments
+
+    if not spec.external_etcd:
+        return EtcdArguments()
+    from kops_py.actions.etcd_certificates import read_private
+    from kops_py.tools.etcd_pki import digest_of, pki_digest
+    from kops_py.tools.preparation import etcd_digest
+
+    given, own = spec.etcd.given, spec.etcd.ca
+    try:
+        authority = own.cert.read_bytes() if own else b""
+        for key in (own.key if own else None, given.key if given else None):
+            if key is not None:
+                read_private(key)
+        return EtcdArguments(
+            settings={h.name: etcd_digest(spec, h, fingerprint) for h in spec.etcd_hosts},
+            certificates={h.name: pki_digest(spec, h, authority) for h in spec.etcd_hosts},
+            given_ca=digest_of(given.ca.read_bytes()) if given else "",
+            given_cert=digest_of(given.cert.read_bytes()) if given else "",
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "a certificate for etcd cannot be used",
+            where=str(spec.cluster_path),
+            why=str(error),
+            hint="look at the section etcd: each file holds one PEM certificate, or a key without a password",
+        ) from error
 
 
 def read_manifest(spec: ClusterSpec) -> str:
@@ -150,6 +186,7 @@ def make_deps(
         load_balancer_variables=load_balancer_variables(spec),
         load_balancer_host_variables=balancer_host,
         read_manifest=lambda: _unchanged_manifest(spec, arguments.network_digest if arguments else ""),
+        etcd_digests=arguments.etcd.settings if arguments else {},
         kubeadm_ignores=kubeadm_ignores(opened.ignored),
         hosts=facts.hosts,
         short_before=short_before,

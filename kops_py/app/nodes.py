@@ -19,6 +19,7 @@ from kops_py.model.facts import Facts
 from kops_py.model.finding import Finding
 from kops_py.model.patches import PatchFacts, RebootPolicy, Selection
 from kops_py.model.plan import Plan
+from kops_py.model.spec import ClusterSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -139,6 +140,7 @@ def _patch_arguments(
         operation=operation,
         nodes=nodes,
         boot_ids={name: host.boot_id for name, host in facts.hosts.items()},
+        etcd=() if nodes else _etcd_order(opened.spec, facts),
     )
 
 
@@ -180,7 +182,22 @@ def _updates(opened: Session, facts: Facts, selection: Selection, packages: Sequ
         for h in opened.spec.nodes
         if facts.hosts[h.name].reachable and h.name in members and (not limit or h.name in limit)
     }
+    asked |= {name: facts.hosts[name] for name in _etcd_order(opened.spec, facts)}
     return observe_patches(opened.fleet, asked, selection, packages, cancel=opened.cancel)
+
+
+def _etcd_order(spec: ClusterSpec, facts: Facts) -> tuple[str, ...]:
+    """Return the hosts that run nothing but a member of our external etcd: its followers first, its leader last."""
+    leaders = {m.name for m in facts.etcd if m.is_leader}
+    names = [
+        h
+        for h in spec.etcd_hosts
+        if not h.is_kubernetes
+        and facts.hosts[h.name].reachable
+        and facts.hosts[h.name].etcd_ca
+        and (not spec.limit or h.name in spec.limit)
+    ]
+    return tuple(h.name for h in sorted(names, key=lambda h: h.member_name in leaders))
 
 
 def _still_pending(first: Mapping[str, PatchFacts], now: Mapping[str, PatchFacts]) -> dict[str, PatchFacts]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from kops_py.app.session import Emit, Session, Settings, check_hosts, load_spec, looking_at, session
 from kops_py.connect.base import Host
-from kops_py.model.errors import ConfigError, KopsError
+from kops_py.model.errors import ConfigError, HostError, KopsError
 from kops_py.model.event import FindingsMade, Note
 from kops_py.model.finding import Finding
-from kops_py.model.status import ClusterStatus
+from kops_py.model.status import ClusterStatus, EtcdMember
 
 
 def run_preflight(settings: Settings, emit: Emit) -> tuple[Finding, ...]:
@@ -59,7 +59,8 @@ def _with_host_facts(opened: Session, status: ClusterStatus) -> ClusterStatus:
     def work(host: Host) -> HostStatus:
         return observe_host_status(host, control_plane=opened.spec.host(host.name).is_control_plane)
 
-    answers = opened.fleet.map([h.name for h in opened.spec.nodes], work, cancel=opened.cancel)
+    names = dict.fromkeys(h.name for h in (*opened.spec.nodes, *opened.spec.etcd_hosts))
+    answers = opened.fleet.map(list(names), work, cancel=opened.cancel)
     opened.cancel.check()
     unhealthy = list(status.unhealthy)
     certificates, members = [], []
@@ -70,12 +71,39 @@ def _with_host_facts(opened: Session, status: ClusterStatus) -> ClusterStatus:
         certificates += answer.certificates
         members += answer.etcd
         unhealthy += answer.problems
+    if opened.spec.etcd_hosts and not members:
+        members, problems = _external_members(opened)
+        unhealthy += problems
     return dataclasses.replace(
         status,
         unhealthy=tuple(unhealthy),
         certificates=tuple(sorted(certificates, key=lambda c: c.not_after)),
         etcd_members=tuple(members),
     )
+
+
+def _external_members(opened: Session) -> tuple[list[EtcdMember], list[str]]:
+    """Ask the hosts of an external etcd, one after the other, until one answers; an etcd of others is not asked."""
+    from kops_py.observe.external_etcd import observe_external_etcd
+
+    etcd, said = opened.spec.external, []
+    for name in etcd.hosts if etcd else ():
+        host = opened.fleet.host(name)
+        try:
+            if (
+                etcd is None
+                or not host.run(("test", "-s", f"{etcd.pki}/healthcheck-client.crt"), sudo=True, check=False).ok
+            ):
+                continue
+            members = observe_external_etcd(host, etcd)
+        except HostError as error:
+            said.append(f"host {name} could not be asked: {error}")
+            continue
+        except ValueError:
+            said.append(f"etcd on {name} does not answer")
+            continue
+        return list(members), [*said, *(f"etcd member {m.name}: {m.problem}" for m in members if m.problem)]
+    return [], said
 
 
 def write_kubeconfig(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,10 +115,14 @@ class Session:
 
     def observe(self) -> Facts:
         """Look at all hosts and the cluster; raises ConfigError, CancelledError."""
-        from kops_py.observe.cluster import observe_cluster
         from kops_py.observe.host import observe_hosts
 
         hosts = observe_hosts(self.fleet, self.spec, cancel=self.cancel)
+        return dataclasses.replace(self._observe_cluster(hosts), etcd=self._observe_external_etcd(hosts))
+
+    def _observe_cluster(self, hosts: Mapping[str, HostFacts]) -> Facts:
+        from kops_py.observe.cluster import observe_cluster
+
         if not any(f.has_admin_conf for f in hosts.values()):
             return Facts(hosts=hosts)
         nodes = [h.name for h in self.spec.nodes]
@@ -133,6 +138,20 @@ class Session:
             return Facts(hosts=hosts, kube_problem=error)
         return Facts(hosts=hosts, kube=kube)
 
+    def _observe_external_etcd(self, hosts: Mapping[str, HostFacts]) -> tuple[EtcdMember, ...]:
+        """Ask an external etcd of ours about its members; empty when none of them answers."""
+        from kops_py.observe.external_etcd import observe_external_etcd
+
+        etcd = self.spec.external
+        for name in etcd.hosts if etcd is not None else ():
+            if etcd is None or not hosts[name].reachable or not hosts[name].etcd_ca or not hosts[name].has_etcd_data:
+                continue
+            try:
+                return observe_external_etcd(self.fleet.host(name), etcd)
+            except (HostError, ValueError):
+                continue
+        return ()
+
     def _is_expected(self, host: HostFacts) -> bool:
         """Whether a host is to be a member: not one that was taken out, or that the command leaves alone."""
         removed = host.removal is not None and host.removal.cluster == self.spec.name
@@ -145,6 +164,8 @@ class Session:
         """
         from kops_py.observe.host_status import observe_etcd_cluster
 
+        if self.spec.external_etcd:
+            return self._observe_external_etcd(facts.hosts)
         fallback: tuple[EtcdMember, ...] = ()
         for host in self.spec.control_planes:
             if not facts.hosts[host.name].reachable:

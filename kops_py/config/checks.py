@@ -105,11 +105,17 @@ def choose_etcd(hosts: tuple[HostSpec, ...], cluster: ClusterFile, index: Index,
     control_planes = {host.name for host in hosts if host.is_control_plane}
     if cluster.external_etcd is None:
         return bool(members) and members != control_planes
-    if cluster.external_etcd and not members:
+    if cluster.etcd.given is not None and members:
+        problems.add(
+            cluster.place("etcd", "external", key=True),
+            "etcd.external names an etcd that exists, and the group etcd has hosts to build one on",
+            hint="take the hosts out of the group etcd, or leave etcd.external out",
+        )
+    if cluster.external_etcd and not members and cluster.etcd.given is None:
         problems.add(
             cluster.place("etcd", "topology"),
             "etcd is external, but the group etcd of the inventory has no host",
-            hint="name its hosts in the group etcd, or set topology: stacked",
+            hint="name its hosts in the group etcd, name one that exists in etcd.external, or set topology: stacked",
         )
     if not cluster.external_etcd and members and members != control_planes:
         for name in sorted(members ^ control_planes):

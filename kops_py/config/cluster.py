@@ -23,6 +23,9 @@ from kops_py.model.spec import (
     ContainerdSource,
     ContainerdSpec,
     Endpoint,
+    EtcdSpec,
+    GivenCa,
+    GivenEtcd,
     KubernetesSpec,
     MaintenanceSpec,
     Network,
@@ -54,7 +57,7 @@ _OWN_KUBEADM_FIELDS = {
     ("controlPlaneEndpoint",): "set controlPlaneEndpoint",
     ("imageRepository",): "set kubernetes.imageRepository",
     ("networking",): "set network",
-    ("etcd", "external"): "set etcd.topology and the group etcd of the inventory",
+    ("etcd", "external"): "set etcd.topology, and the group etcd of the inventory or etcd.external",
     ("apiServer", "certSANs"): "set certSANs",
 }
 
@@ -72,6 +75,7 @@ class ClusterFile:
     cert_sans: tuple[str, ...]
     containerd: ContainerdSpec
     external_etcd: bool | None
+    etcd: EtcdSpec
     ssh: SshSpec
     timeouts: Timeouts
     maintenance: MaintenanceSpec
@@ -143,6 +147,7 @@ class _Converter:
         backup = None
         if document.backup is not None:
             backup = convert_backup(document.backup, self._path.absolute().parent, self._root, self._problems)
+        etcd = self._etcd()
         self._problems.raise_if_any()
         return ClusterFile(
             path=self._path,
@@ -154,6 +159,7 @@ class _Converter:
             cert_sans=tuple(dict.fromkeys(document.cert_sans)),
             containerd=containerd,
             external_etcd=None if document.etcd.topology is None else document.etcd.topology == "external",
+            etcd=etcd,
             ssh=SshSpec(password, float(document.ssh.connect_timeout_seconds), document.ssh.max_parallel),
             timeouts=Timeouts(
                 prepare_s=float(document.timeouts.prepare_seconds),
@@ -377,6 +383,35 @@ class _Converter:
                 {name: tuple(url.rstrip("/") for url in urls) for name, urls in given.mirrors.items()}
             ),
         )
+
+    def _etcd(self) -> EtcdSpec:
+        etcd, given, own = self._document.etcd, self._document.etcd.external, self._document.etcd.ca
+        for key, value in (("external", given), ("ca", own)):
+            if value is not None and etcd.topology != "external":
+                hint = "set etcd.topology: external, or leave it out"
+                self._add(("etcd", key), f"etcd.{key} has no meaning with stacked etcd", hint=hint, key=True)
+        if given is not None and own is not None:
+            self._add(
+                ("etcd", "ca"), "etcd.ca is for an etcd that kops-py builds, etcd.external names another", key=True
+            )
+        existing = None
+        if given is not None:
+            for number, url in enumerate(given.endpoints):
+                self._parse(
+                    lambda text: names.check_url(text, ("https",)), url, ("etcd", "external", "endpoints", number)
+                )
+            files = [
+                Path(self._existing(getattr(given, key), ("etcd", "external", key), folder=False))
+                for key in ("ca", "cert", "key")
+            ]
+            existing = GivenEtcd(tuple(u.rstrip("/") for u in dict.fromkeys(given.endpoints)), *files)
+        authority = None
+        if own is not None:
+            authority = GivenCa(
+                Path(self._existing(own.cert, ("etcd", "ca", "cert"), folder=False)),
+                Path(self._existing(own.key, ("etcd", "ca", "key"), folder=False)),
+            )
+        return EtcdSpec(existing, authority)
 
     def _password(self) -> SecretRef | None:
         text = self._document.ssh.become_password

@@ -172,6 +172,33 @@ class Containerd(_Model):
     )
 
 
+class EtcdExternal(_Model):
+    """An etcd that exists already; kops-py only hands it to the API servers."""
+
+    endpoints: list[Text] = Field(
+        min_length=1,
+        description="Client URLs of its members, as API servers reach them.",
+        examples=["[https://192.0.2.31:2379]"],
+    )
+    ca: Text = Field(description="File with the authority that made its certificates.", examples=["./etcd/ca.crt"])
+    cert: Text = Field(description="File with the API servers' client certificate.", examples=["./etcd/client.crt"])
+    key: Text = Field(
+        description="File with its key, which others on this machine must not be able to read.",
+        examples=["./etcd/client.key"],
+    )
+
+
+class EtcdCa(_Model):
+    """The authority that makes the certificates of members and clients, where it is to be yours."""
+
+    cert: Text = Field(description="File with its certificate.", examples=["./etcd/ca.crt"])
+    key: Text = Field(
+        description="File with its key, which others on this machine must not be able to read. It is used on this "
+        "machine and never sent to a host.",
+        examples=["./etcd/ca.key"],
+    )
+
+
 class Etcd(_Model):
     """Where etcd runs."""
 
@@ -181,6 +208,12 @@ class Etcd(_Model):
         "the group etcd, run by systemd. Not given: external when the group etcd names other hosts than the "
         "control planes, else stacked.",
         examples=["stacked"],
+    )
+    external: EtcdExternal | None = Field(None, description="An etcd that exists already, with topology external.")
+    ca: EtcdCa | None = Field(
+        None,
+        description="Authority for the etcd on the hosts of the group etcd. Not given: one is made, and its key lies "
+        "on these hosts alone.",
     )
 
 

@@ -96,6 +96,7 @@ def assemble(read: ReadFiles, listing: Listing, *, limit: str | Sequence[str] | 
         backup=cluster.backup,
         preflight_ignore=cluster.preflight_ignore,
         external_etcd=external_etcd,
+        etcd=cluster.etcd,
         cert_sans=cluster.cert_sans,
         inventory_path=read.files.inventory.absolute(),
         cluster_path=read.files.cluster.absolute(),

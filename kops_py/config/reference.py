@@ -124,6 +124,9 @@ def _only(node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _resolved(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    references = [one for one in node.get("anyOf", []) if "$ref" in one]
+    if references:  # a section that may be left out
+        node = {**{key: value for key, value in node.items() if key != "anyOf"}, **references[0]}
     if "$ref" not in node:
         return node
     target: dict[str, Any] = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]

@@ -25,6 +25,49 @@ class ConfigureLoadBalancer(Action):
 
 
 @dataclass(frozen=True, slots=True)
+class IssueEtcdCertificates(Action):
+    """Make a member's certificates of an external etcd, and their authority where there is none; ``digest``
+    identifies the names and addresses in them."""
+
+    host: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigureEtcd(Action):
+    """Install, configure and start the member of an external etcd; ``digest`` identifies its settings.
+
+    ``running``: the cluster was formed before, so that its other members must be healthy before and after.
+    """
+
+    host: str
+    digest: str
+    running: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AddEtcdMember(Action):
+    """Add an empty host to an external etcd that runs, in place of a lost member of the same name or address."""
+
+    host: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitEtcd(Action):
+    """Wait until the members on these hosts are healthy voters of one external etcd."""
+
+    hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceEtcdClient(Action):
+    """Give a control plane the certificate its API server shows to an external etcd."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class PrepareHost(Action):
     """Bring a host to the state kubeadm needs; ``digest`` identifies the settings and playbooks."""
 

@@ -84,6 +84,18 @@ class HostFacts:
     prepared_digest: str = ""
     """Digest that the node preparation role left as its last act; empty when it never ended."""
     load_balancer_digest: str = ""
+    etcd_digest: str = ""
+    """Digest that the role etcd left as its last act, after the member of an external etcd was up."""
+    etcd_pki_digest: str = ""
+    """Digest of the names in the certificates kops-py made for this member; empty when one is missing or runs out."""
+    etcd_ca: str = ""
+    """SHA-256 of the external etcd's authority that lies on this host of the group etcd; empty when none does."""
+    etcd_client_ca: str = ""
+    """SHA-256 of the authority a control plane was given for an external etcd; empty when something is missing."""
+    etcd_client_cert: str = ""
+    """SHA-256 of the client certificate beside it."""
+    etcd_client_runs_out: bool = False
+    """Whether that certificate should be made anew."""
     out_of_balancer: frozenset[str] = frozenset()
     """On a load balancer: the control planes that kops-py took out and has not put back."""
     staged_digest: str = ""

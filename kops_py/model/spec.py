@@ -16,6 +16,8 @@ from kops_py.model.secret import SecretRef as SecretRef
 from kops_py.model.version import Version
 
 Network = IPv4Network | IPv6Network
+ETCD_CLIENT_PORT = 2379
+ETCD_PEER_PORT = 2380
 
 
 def bracketed(host: str) -> str:
@@ -101,6 +103,16 @@ class HostSpec:
     def is_kubernetes(self) -> bool:
         """Whether the host is to be a node of the cluster."""
         return Group.CONTROL_PLANE in self.groups or Group.NODE in self.groups
+
+    @property
+    def member_name(self) -> str:
+        """Return the name of the host's member of an external etcd."""
+        return self.etcd_member_name or self.name
+
+    @property
+    def peer_url(self) -> str:
+        """Return the URL that the other members of an external etcd reach this host's by."""
+        return f"https://{bracketed(self.node_ip)}:{ETCD_PEER_PORT}"
 
     @property
     def is_load_balancer(self) -> bool:
@@ -199,6 +211,53 @@ class MaintenanceSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenEtcd:
+    """An etcd that exists already; the files are on the controller, the key only readable by its owner."""
+
+    endpoints: tuple[str, ...]
+    ca: Path
+    cert: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class GivenCa:
+    """The authority that certificates of etcd are to be made by, as files on the controller."""
+
+    cert: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdSpec:
+    """What cluster.yaml says of an etcd outside the control planes."""
+
+    given: GivenEtcd | None = None
+    ca: GivenCa | None = None
+    """None: kops-py makes an authority of its own, whose key stays on the etcd hosts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalEtcd:
+    """An etcd outside the control planes, as everything that works with it finds it.
+
+    ``endpoints`` are the client URLs that API servers use. ``hosts`` are the inventory names of the hosts whose
+    members kops-py runs (unit ``unit``, data in ``data_dir``), with the name of the member of each in
+    ``member_names``; both are empty for an etcd that was given. ``pki`` is the folder on each of these hosts that
+    holds ca.crt and the pairs server, peer and healthcheck-client (kubeadm's names), and ca.key unless an authority
+    was given.
+    """
+
+    endpoints: tuple[str, ...]
+    hosts: tuple[str, ...] = ()
+    member_names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    pki: str = "/etc/etcd/pki"
+    data_dir: str = "/var/lib/etcd"
+    unit: str = "etcd.service"
+    local_endpoint: str = "https://127.0.0.1:2379"
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterSpec:
     """Everything the operator asked for, checked."""
 
@@ -216,6 +275,7 @@ class ClusterSpec:
     backup: BackupSpec | None = None
     preflight_ignore: frozenset[str] = frozenset()
     external_etcd: bool = False
+    etcd: EtcdSpec = EtcdSpec()
     cert_sans: tuple[str, ...] = ()
     inventory_path: Path = Path()
     cluster_path: Path = Path()
@@ -243,6 +303,27 @@ class ClusterSpec:
     def nodes(self) -> tuple[HostSpec, ...]:
         """Return the control planes, then the workers."""
         return self.control_planes + self.workers
+
+    @property
+    def etcd_hosts(self) -> tuple[HostSpec, ...]:
+        """Return the hosts whose members of an external etcd kops-py runs, in inventory order."""
+        if not self.external_etcd or self.etcd.given is not None:
+            return ()
+        return tuple(h for h in self.hosts if Group.ETCD in h.groups)
+
+    @property
+    def external(self) -> ExternalEtcd | None:
+        """Return the etcd outside the control planes; None when kubeadm runs etcd on them."""
+        if not self.external_etcd:
+            return None
+        if self.etcd.given is not None:
+            return ExternalEtcd(self.etcd.given.endpoints)
+        hosts = self.etcd_hosts
+        return ExternalEtcd(
+            endpoints=tuple(f"https://{bracketed(h.node_ip)}:{ETCD_CLIENT_PORT}" for h in hosts),
+            hosts=tuple(h.name for h in hosts),
+            member_names=MappingProxyType({h.name: h.member_name for h in hosts}),
+        )
 
     @property
     def load_balancers(self) -> tuple[HostSpec, ...]:

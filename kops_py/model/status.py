@@ -61,6 +61,7 @@ class EtcdMember:
     host: str = ""
     """Inventory name of the host it runs on; empty when no host of the inventory is it."""
     peer_urls: tuple[str, ...] = ()
+    cluster_id: int = 0
 
     @property
     def is_available(self) -> bool:

@@ -21,13 +21,12 @@ from kops_py.model.etcd import (
     EtcdFacts,
     EtcdTarget,
 )
-from kops_py.model.spec import ClusterSpec, Group
+from kops_py.model.spec import ClusterSpec
 from kops_py.model.status import EtcdMember
 from kops_py.tools import etcdctl
 from kops_py.tools.etcd_snapshot import metrics_argv
 
 _TIMEOUT_S = 30.0
-_HOST_PKI = "/etc/etcd/pki"
 _CLIENT = ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key")
 # crictl's pattern is a regular expression. The credentials come as triples; the first that is whole is the one.
 _FIND = """\
@@ -47,15 +46,18 @@ done
 
 def etcd_targets(spec: ClusterSpec) -> tuple[EtcdTarget, ...]:
     """Return the hosts etcd may be asked from, those that are to run a member first."""
-    if not spec.external_etcd:
+    external = spec.external
+    if external is None:
         return tuple(
             EtcdTarget(h.name, LOCAL_ENDPOINT, KUBEADM_CREDENTIALS, h.name, h.node_ip) for h in spec.control_planes
         )
-    own = EtcdCredentials(*(f"{_HOST_PKI}/{name}" for name in _CLIENT))
-    members = [h for h in spec.hosts if Group.ETCD in h.groups]
+    own = EtcdCredentials(*(f"{external.pki}/{name}" for name in _CLIENT))
+    members = [spec.host(name) for name in external.hosts]
     return (
         *(
-            EtcdTarget(h.name, LOCAL_ENDPOINT, (own, *KUBEADM_CREDENTIALS), h.etcd_member_name or h.name, h.node_ip)
+            EtcdTarget(
+                h.name, external.local_endpoint, (own, *KUBEADM_CREDENTIALS), external.member_names[h.name], h.node_ip
+            )
             for h in members
         ),
         *(EtcdTarget(h.name, "", KUBEADM_CREDENTIALS) for h in spec.control_planes if h not in members),

@@ -12,6 +12,7 @@ from typing import Any
 
 from kops_py.model.facts import DiskFacts, HostFacts, JobState
 from kops_py.model.membership import read_removal_mark
+from kops_py.observe.external_etcd import client_facts, pki_facts
 
 MEMBER_DIRECTORY = "/var/lib/etcd/member"
 
@@ -292,6 +293,8 @@ def host_facts(name: str, found: Mapping[str, str], own: frozenset[str]) -> Host
     swap_bytes, swap_in_fstab = swap(get("swaps"), get("fstab"))
     active = {words[0] for words in map(str.split, get("units").splitlines()) if words[1:] == ["active"]}
     leftovers = _words(get("leftovers"))
+    pki_digest, authority = pki_facts(digest(get("etcd_pki")), get("etcd_certificates"))
+    client_authority, client, client_runs_out = client_facts(get("etcd_client"))
     apparmor = get("apparmor").splitlines()
     return HostFacts(
         name=name,
@@ -328,6 +331,12 @@ def host_facts(name: str, found: Mapping[str, str], own: frozenset[str]) -> Host
         removal=read_removal_mark(get("removed")),
         static_images=static_images(get("static_images")),
         load_balancer_digest=digest(get("load_balancer")),
+        etcd_digest=digest(get("etcd")),
+        etcd_pki_digest=pki_digest,
+        etcd_ca=authority,
+        etcd_client_ca=client_authority,
+        etcd_client_cert=client,
+        etcd_client_runs_out=client_runs_out,
         out_of_balancer=_words(get("out_of_balancer")),
         manifests=_words(get("manifests")),
         has_kubelet_conf="/etc/kubernetes/kubelet.conf" in leftovers,

@@ -194,6 +194,25 @@ s_units() {
 s_containerd() { limit 5 containerd --version; }
 s_prepared() { cat /etc/kops-py/prepared.json; }
 s_load_balancer() { cat /etc/kops-py/load-balancer.json; }
+# Certificates only, and only those whose key is there.
+certificate() {
+    [ -s "$2" ] && { [ -z "$3" ] || [ -s "$3" ]; } || return 0
+    echo "### $1"
+    sed -n '/^-----BEGIN CERTIFICATE-----/,/^-----END CERTIFICATE-----/p' "$2"
+}
+s_etcd() { cat /etc/kops-py/etcd.json; }
+s_etcd_pki() { cat /etc/kops-py/etcd-pki.json; }
+s_etcd_certificates() {
+    certificate ca /etc/etcd/pki/ca.crt ""
+    for name in server peer healthcheck-client; do
+        certificate "$name" "/etc/etcd/pki/$name.crt" "/etc/etcd/pki/$name.key"
+    done
+}
+s_etcd_client() {
+    pki=/etc/kubernetes/pki
+    certificate ca $pki/etcd/ca.crt ""
+    certificate client $pki/apiserver-etcd-client.crt $pki/apiserver-etcd-client.key
+}
 s_out_of_balancer() { ls -A1 /run/kops-py/out-of-balancer; }
 s_staged() { cat /etc/kops-py/staged.json; }
 s_removed() { cat /etc/kops-py/removed.json; }
@@ -277,6 +296,10 @@ SECTIONS = (
     "containerd",
     "prepared",
     "load_balancer",
+    "etcd",
+    "etcd_pki",
+    "etcd_certificates",
+    "etcd_client",
     "out_of_balancer",
     "staged",
     "removed",

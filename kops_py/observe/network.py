@@ -173,7 +173,8 @@ def sources_of(spec: ClusterSpec, target: HostSpec, port: int) -> tuple[HostSpec
 def may_listen(facts: HostFacts) -> bool:
     """Whether a stand-in listener can do no harm: no member of a cluster, and no job of ours at work."""
     busy = any(state is JobState.RUNNING for state in facts.jobs.values())
-    return bool(facts.python_path) and not (facts.has_kubelet_conf or facts.manifests or busy)
+    etcd = facts.etcd_digest or (facts.etcd_ca and facts.has_etcd_data)
+    return bool(facts.python_path) and not (facts.has_kubelet_conf or facts.manifests or busy or etcd)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,8 @@ def _certificates(certificates: Sequence[Certificate], now: datetime) -> str:
 
 def _urgency(certificate: Certificate, now: datetime) -> str:
     days = certificate.days_left(now)
-    return "EXPIRED" if days < 0 else "soon: kubeadm certs renew all" if days < _SOON_DAYS else ""
+    command = "kops-py bootstrap" if certificate.path.startswith("/etc/etcd/") else "kubeadm certs renew all"
+    return "EXPIRED" if days < 0 else f"soon: {command}" if days < _SOON_DAYS else ""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,9 +1,9 @@
 """Bootstrap: from an inventory to a Ready cluster, or from a running one to all that the inventory names.
 
-The checklist this replaces, top to bottom: load balancers, preparation of every host, kubeadm init on one control
-plane, the pod network, the other control planes one at a time, the workers side by side, labels and taints, a
-healthy cluster, no join secret left. What is true already is left out of the plan; a node that is a member is
-never prepared or joined again.
+The checklist this replaces, top to bottom: an external etcd where there is one, load balancers, preparation of every
+host, kubeadm init on one control plane, the pod network, the other control planes one at a time, the workers side by
+side, labels and taints, a healthy cluster, no join secret left. What is true already is left out of the plan; a node
+that is a member is never prepared or joined again.
 """
 
 from __future__ import annotations
@@ -32,6 +32,14 @@ from kops_py.model.plan import Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec, CniType, HostSpec
 from kops_py.model.version import facts_of
 from kops_py.runbooks.decision import Decision
+from kops_py.runbooks.external_etcd import (
+    EtcdArguments,
+    EtcdWorld,
+    client_wave,
+    etcd_findings,
+    etcd_notes,
+    etcd_waves,
+)
 
 API_SERVER_MANIFEST = "kube-apiserver.yaml"
 
@@ -44,6 +52,7 @@ class BootstrapArguments:
     load_balancer_digests: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     network_digest: str = ""
     limit: frozenset[str] = frozenset()
+    etcd: EtcdArguments = field(default_factory=EtcdArguments)
     balancers: frozenset[str] = frozenset()
     """Load balancers that are configured although ``limit`` leaves them out."""
 
@@ -53,7 +62,9 @@ def bootstrap(spec: ClusterSpec, facts: Facts, arguments: BootstrapArguments) ->
     world = _World(spec, facts, arguments)
     findings = _findings(world)
     waves = (
+        *etcd_waves(world.etcd),
         *_preparation(world),
+        client_wave(world.etcd),
         _init(world),
         _network_manifest(world),
         _join_control_planes(world),
@@ -96,6 +107,11 @@ class _World:
         states = [self.host(h.name).jobs.get(INIT_JOB) for h in self.spec.control_planes]
         unfinished = any(s not in (None, JobState.SUCCEEDED) for s in states)
         return self.kube.has_all_of_init or (self.kube.has_kubeadm_config and not unfinished)
+
+    @property
+    def etcd(self) -> EtcdWorld:
+        arguments = self.arguments
+        return EtcdWorld(self.spec, self.facts, arguments.etcd, arguments.limit, self.initialised)
 
     def host(self, name: str) -> HostFacts:
         return self.facts.hosts[name]
@@ -149,19 +165,7 @@ def _findings(world: _World) -> tuple[Finding, ...]:
                 f"kops-py upgrade --to {wanted}, or set kubernetes.version to {kube.server_version}",
             )
         )
-    if world.spec.external_etcd and not world.initialised:
-        found.append(
-            Finding(
-                Severity.ERROR,
-                "external-etcd",
-                "",
-                "etcd outside the control planes is not built by this version of kops-py",
-                "use etcd.topology: stacked; or, with an etcd that exists, put its CA and the API servers' client "
-                "certificate where kubeadm looks for them on the first control plane "
-                "(/etc/kubernetes/pki/etcd/ca.crt, /etc/kubernetes/pki/apiserver-etcd-client.crt and .key) "
-                "and accept this with --ignore external-etcd",
-            )
-        )
+    found += etcd_findings(world.etcd)
     if kube is None:
         found += [
             Finding(
@@ -198,7 +202,7 @@ def _looks_initialised(host: HostFacts) -> bool:
 
 
 def _notes(world: _World) -> tuple[str, ...]:
-    notes: list[str] = []
+    notes = [*etcd_notes(world.etcd)]
     members = [h for h in world.spec.nodes if world.is_member(h)]
     if members:
         notes.append(f"members already, not touched: {', '.join(h.name for h in members)}")

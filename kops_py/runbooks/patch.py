@@ -1,6 +1,7 @@
 """Patch: updates of the operating system, node by node, with a restart where it is needed.
 
-The same order, window, drain and gates as an upgrade. A node without updates that asks for no restart is left alone.
+The same order, window, drain and gates as an upgrade; hosts of an external etcd go first, one at a time. A node without
+updates that asks for no restart is left alone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from kops_py.model.actions import InstallUpdates, RebootNode
+from kops_py.model.actions import InstallUpdates, RebootNode, WaitEtcd
 from kops_py.model.facts import Facts, NodeFacts
 from kops_py.model.finding import FindingKind, Severity, few
 from kops_py.model.patches import PatchFacts, RebootPolicy
@@ -52,6 +53,8 @@ class PatchArguments:
     """Only these, in this order; empty: all."""
     boot_ids: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Boot id of each node when the run began: another one now means that it was restarted in this run."""
+    etcd: tuple[str, ...] = ()
+    """Hosts that run nothing but a member of the external etcd, in the order they are worked on: its leader last."""
 
 
 def patch(spec: ClusterSpec, facts: Facts, patches: Mapping[str, PatchFacts], arguments: PatchArguments) -> Decision:
@@ -66,6 +69,9 @@ def patch(spec: ClusterSpec, facts: Facts, patches: Mapping[str, PatchFacts], ar
     names = {h.name for h in spec.workers}
     order = [n for n in (*rollout.order, *chains) if n in chains and n not in names]
     waves = [Wave(f"control plane {n}", chains[n]) for n in dict.fromkeys(order) if chains[n]]
+    members = {n: _host_steps(spec, facts, patches.get(n, PatchFacts()), arguments, n) for n in arguments.etcd}
+    chains |= {n: _with_gate(spec, n, steps) for n, steps in members.items()}
+    waves = [Wave(f"etcd {n}", chains[n]) for n in members if chains[n]] + waves
     waves += worker_waves([c for n, c in chains.items() if n in names], rollout, spec, arguments.operation)
     idle = [n for n, c in chains.items() if not c]
     notes = (f"nothing to do on {few(idle, 6)}",) if idle else ()
@@ -85,7 +91,29 @@ def _chain(
     host: HostSpec,
     node: NodeFacts,
 ) -> tuple[Step, ...]:
-    name, timeouts = host.name, spec.timeouts
+    steps = _host_steps(spec, facts, patches, arguments, host.name)
+    out = is_out_of_balancer(facts, host.name)
+    if not (steps or is_begun(node) or out):
+        return ()
+    version = node.version.partition("+")[0]
+    work = NodeWork(host, (), steps, "", version, arguments.operation, out)
+    return chain(work, node, arguments.rollout, spec)
+
+
+def _with_gate(spec: ClusterSpec, name: str, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+    """Return the steps on a host of the external etcd, and the wait for all of its members behind them."""
+    if not steps:
+        return ()
+    hosts = tuple(h.name for h in spec.etcd_hosts)
+    title = "wait until every member of etcd is healthy"
+    return (*steps, Step(f"etcd-healthy/{name}", name, title, WaitEtcd(hosts), spec.timeouts.cluster_healthy_s))
+
+
+def _host_steps(
+    spec: ClusterSpec, facts: Facts, patches: PatchFacts, arguments: PatchArguments, name: str
+) -> tuple[Step, ...]:
+    """Return the updates and the restart that a host needs."""
+    timeouts = spec.timeouts
     steps: list[Step] = []
     if patches.updates:
         updates = tuple((u.name, u.candidate) for u in patches.updates)
@@ -106,9 +134,4 @@ def _chain(
         action_ = RebootNode(name, boot_id, only_if_needed=auto)
         limit_s = timeouts.node_ready_s + _BOOT_S
         steps.append(Step(f"reboot/{name}", name, title, action_, limit_s, ("proven by another boot id",)))
-    out = is_out_of_balancer(facts, name)
-    if not (steps or is_begun(node) or out):
-        return ()
-    version = node.version.partition("+")[0]
-    work = NodeWork(host, (), tuple(steps), "", version, arguments.operation, out)
-    return chain(work, node, arguments.rollout, spec)
+    return tuple(steps)

@@ -10,6 +10,7 @@ from kops_py.model.facts import Facts
 from kops_py.model.finding import Finding, Severity
 from kops_py.model.preflight import ProbeResults
 from kops_py.model.spec import ClusterSpec
+from kops_py.runbooks.external_etcd import KINDS as ETCD_KINDS
 from kops_py.runbooks.preflight_check import Check, View
 from kops_py.runbooks.preflight_fleet import FLEET_CHECKS
 from kops_py.runbooks.preflight_host import HOST_CHECKS
@@ -19,7 +20,7 @@ from kops_py.runbooks.upgrade_findings import IDS as UPGRADE_IDS
 CHECKS: tuple[Check, ...] = HOST_CHECKS + FLEET_CHECKS + NETWORK_CHECKS
 """Every check, in the order of the documentation."""
 
-OTHER_IDS = frozenset({"version-differs", "api-down", "external-etcd", "member-unreachable"})
+OTHER_IDS = frozenset({"version-differs", "api-down", "member-unreachable", *(k.id for k in ETCD_KINDS)})
 """Findings that runbooks make on their own and that may be ignored by the same setting."""
 
 _KUBEADM_NAMES = {

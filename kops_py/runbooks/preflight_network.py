@@ -97,7 +97,9 @@ def _bare(facts: HostFacts) -> set[str]:
 
 
 def _address_missing(view: View) -> Iterator[Hit]:
-    for host, facts in view.nodes():
+    for host, facts in view.pairs():
+        if not (host.is_kubernetes or view.runs_etcd(host)):
+            continue
         address = _address(host.node_ip)
         if address is None:
             yield Hit(host.name, f"{host.node_ip!r} is a name; the cluster needs an IP address", hint=_IP_HINT)

@@ -38,6 +38,7 @@ class EtcdEndpointStatus:
     raft_term: int
     is_learner: bool
     errors: tuple[str, ...]
+    cluster_id: int = 0
     applied_index: int = 0
 
     @property
@@ -98,29 +99,40 @@ def etcdctl_argv(
     )
 
 
-def endpoint_status_argv(*, whole_cluster: bool = False) -> tuple[str, ...]:
+def endpoint_status_argv(*, whole_cluster: bool = False, pki: str = PKI) -> tuple[str, ...]:
     """Return the command for parse_endpoint_status."""
-    return etcdctl_argv("endpoint", "status", *(("--cluster",) if whole_cluster else ()))
+    return etcdctl_argv("endpoint", "status", *(("--cluster",) if whole_cluster else ()), pki=pki)
 
 
-def endpoint_health_argv(*, whole_cluster: bool = False) -> tuple[str, ...]:
+def endpoint_health_argv(*, whole_cluster: bool = False, pki: str = PKI) -> tuple[str, ...]:
     """Return the command for parse_endpoint_health; it exits with 1 when an endpoint is unhealthy."""
-    return etcdctl_argv("endpoint", "health", *(("--cluster",) if whole_cluster else ()))
+    return etcdctl_argv("endpoint", "health", *(("--cluster",) if whole_cluster else ()), pki=pki)
 
 
-def member_list_argv() -> tuple[str, ...]:
+def member_list_argv(*, pki: str = PKI) -> tuple[str, ...]:
     """Return the command for parse_member_list."""
-    return etcdctl_argv("member", "list")
+    return etcdctl_argv("member", "list", pki=pki)
+
+
+def member_add_argv(name: str, peer_url: str, *, learner: bool, pki: str = PKI) -> tuple[str, ...]:
+    """Return the command that adds a member, as one without a vote where the version has that (3.4 and newer)."""
+    more = ("--learner",) if learner else ()
+    return etcdctl_argv("member", "add", name, f"--peer-urls={peer_url}", *more, pki=pki)
+
+
+def member_promote_argv(member_id: int, *, pki: str = PKI) -> tuple[str, ...]:
+    """Return the command that gives a learner its vote; it fails until the learner has caught up."""
+    return etcdctl_argv("member", "promote", f"{member_id:x}", pki=pki)
+
+
+def member_remove_argv(member_id: int, *, pki: str = PKI) -> tuple[str, ...]:
+    """Return the command that takes a member out; its exit status tells whether a quorum agreed."""
+    return etcdctl_argv("member", "remove", f"{member_id:x}", pki=pki)
 
 
 def move_leader_argv(member_id: int) -> tuple[str, ...]:
     """Return the command that hands leadership to another member; it must be sent to the leader."""
     return etcdctl_argv("move-leader", f"{member_id:x}")
-
-
-def member_remove_argv(member_id: int) -> tuple[str, ...]:
-    """Return the command that takes a member out; its exit status tells whether a quorum agreed."""
-    return etcdctl_argv("member", "remove", f"{member_id:x}")
 
 
 def health_argv(endpoint: str = LOCAL_ENDPOINT, *, timeout_s: int = 5, pki: str = PKI) -> tuple[str, ...]:
@@ -234,6 +246,7 @@ def merge_members(
                 revision=status.revision if status else 0,
                 problem=problem,
                 peer_urls=member.peer_urls,
+                cluster_id=status.cluster_id if status else 0,
             )
         )
     return tuple(sorted(found, key=lambda m: m.name))
@@ -253,6 +266,7 @@ def _endpoint_status(entry: Mapping[str, Any]) -> EtcdEndpointStatus:
         raft_term=int(status.get("raftTerm") or header.get("raft_term") or 0),
         is_learner=bool(status.get("isLearner")),
         errors=tuple(str(e) for e in status.get("errors") or ()),
+        cluster_id=int(header.get("cluster_id") or 0),
         applied_index=int(status.get("raftAppliedIndex") or 0),
     )
 

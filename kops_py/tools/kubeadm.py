@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
-from kops_py.model.spec import ClusterSpec, Group, HostSpec, bracketed
+from kops_py.model.spec import ClusterSpec, Group, HostSpec
 from kops_py.model.version import Version, facts_of
 from kops_py.tools import kubeadm_merge
 from kops_py.tools.kubeadm_merge import (
@@ -31,7 +31,6 @@ CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 """containerd's socket with its scheme: kubeadm wants the scheme since 1.24 and takes it in 1.20."""
 
 API_PORT = 6443
-ETCD_CLIENT_PORT = 2379
 TOKEN_DESCRIPTION = "kops-py join token"  # noqa: S105 - a description
 ETCD_CA = "/etc/kubernetes/pki/etcd/ca.crt"
 ETCD_CLIENT_CERT = "/etc/kubernetes/pki/apiserver-etcd-client.crt"
@@ -224,9 +223,8 @@ def _cluster_document(spec: ClusterSpec) -> dict[str, Any]:
 
 
 def _external_etcd(spec: ClusterSpec) -> dict[str, Any]:
-    members = [host for host in spec.hosts if Group.ETCD in host.groups]
     return {
-        "endpoints": [f"https://{bracketed(host.node_ip)}:{ETCD_CLIENT_PORT}" for host in members],
+        "endpoints": list(spec.external.endpoints) if spec.external else [],
         "caFile": ETCD_CA,
         "certFile": ETCD_CLIENT_CERT,
         "keyFile": ETCD_CLIENT_KEY,

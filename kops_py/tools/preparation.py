@@ -14,6 +14,7 @@ from kops_py.tools.containerd import sandbox_image
 PREPARE_PLAYBOOK = "prepare"
 LOAD_BALANCER_PLAYBOOK = "load_balancer"
 STAGE_PLAYBOOK = "stage"
+ETCD_PLAYBOOK = "etcd"
 _ROLE_VARIABLE_PREFIX = "kops_"
 _API_SERVER_PORT = 6443
 
@@ -95,6 +96,31 @@ def load_balancer_digest(spec: ClusterSpec, host: HostSpec, playbooks_fingerprin
         {**_inventory_settings(host), **load_balancer_variables(spec)},
         playbooks_fingerprint,
     )
+
+
+def etcd_variables(spec: ClusterSpec) -> dict[str, Any]:
+    """Return the variables of ``etcd`` that are the same on every host."""
+    return {"kops_etcd_cluster_token": spec.name}
+
+
+def etcd_host_variables(spec: ClusterSpec, host: HostSpec, initial_cluster: str = "") -> dict[str, Any]:
+    """Return the variables of ``etcd`` that differ from host to host, without the digest.
+
+    ``initial_cluster`` is given for a member that was added to a cluster that runs.
+    """
+    return {
+        "kops_etcd_name": host.member_name,
+        "kops_etcd_address": host.node_ip,
+        "kops_etcd_initial_state": "existing" if initial_cluster else "new",
+        "kops_etcd_initial_cluster": initial_cluster
+        or ",".join(f"{h.member_name}={h.peer_url}" for h in sorted(spec.etcd_hosts, key=lambda h: h.member_name)),
+    }
+
+
+def etcd_digest(spec: ClusterSpec, host: HostSpec, playbooks_fingerprint: str) -> str:
+    """Return what identifies the settings of this member; which other members there are does not count."""
+    own = {name: value for name, value in etcd_host_variables(spec, host).items() if "initial" not in name}
+    return _digest(ETCD_PLAYBOOK, {**_inventory_settings(host), **etcd_variables(spec), **own}, playbooks_fingerprint)
 
 
 def _inventory_settings(host: HostSpec) -> dict[str, object]:

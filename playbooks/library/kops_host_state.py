@@ -39,6 +39,14 @@ options:
     description: A JSON file whose C(digest) is reported.
     type: str
     default: ""
+  etcd_pki:
+    description: Folder in which the certificates of an etcd member are looked for.
+    type: str
+    default: ""
+  etcd_data_dir:
+    description: Folder in which the data of an etcd member is looked for.
+    type: str
+    default: ""
   managed_line:
     description: First line of the files that kops-py owns below /etc/containerd/certs.d.
     type: str
@@ -47,7 +55,12 @@ author: [kops-py]
 """
 
 COMMAND_TIMEOUT_S = 20
-CONFIGURATIONS = {"containerd": "/etc/containerd/config.toml", "haproxy": "/etc/haproxy/haproxy.cfg"}
+CONFIGURATIONS = {
+    "containerd": ("/etc/containerd/config.toml",),
+    "haproxy": ("/etc/haproxy/haproxy.cfg",),
+    "etcd": ("/etc/etcd/etcd.env", "/etc/systemd/system/etcd.service"),
+}
+ETCD_FILES = ("ca.crt", *(f"{pair}.{kind}" for pair in ("server", "peer") for kind in ("crt", "key")))
 SYSCTL_DIRS = ("/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d", "/run/sysctl.d", "/etc/sysctl.d")
 DEBIAN_LIKE, REDHAT_LIKE = {"debian", "ubuntu"}, {"rhel", "rocky", "almalinux", "centos", "fedora", "ol"}
 
@@ -194,14 +207,23 @@ def services(*names: str) -> dict[str, dict[str, bool]]:
         found[name] = {
             "enabled": values.get("UnitFileState") == "enabled",
             "active": values.get("ActiveState") == "active",
-            "outdated": changed_since(CONFIGURATIONS.get(name), values.get("StateChangeTimestampMonotonic", "")),
+            "outdated": any(
+                changed_since(path, values.get("StateChangeTimestampMonotonic", ""))
+                for path in CONFIGURATIONS.get(name, ())
+            ),
         }
     return {name: found.get(name, {"enabled": False, "active": False, "outdated": False}) for name in names}
 
 
-def changed_since(path: str | None, monotonic_us: str) -> bool:
+def etcd(pki: str, data_dir: str) -> dict[str, object]:
+    """Return which certificates of a member are missing, and whether it has data."""
+    missing = [name for name in ETCD_FILES if pki and not Path(pki, name).exists()]
+    return {"missing": missing, "has_data": bool(data_dir) and Path(data_dir, "member").exists()}
+
+
+def changed_since(path: str, monotonic_us: str) -> bool:
     """Return whether a file was changed after a moment of systemd's clock, which counts from boot."""
-    if path is None or not monotonic_us.isdigit() or not Path(path).exists():
+    if not monotonic_us.isdigit() or not Path(path).exists():
         return False
     age_s = time.clock_gettime(time.CLOCK_MONOTONIC) - int(monotonic_us) / 1e6
     return Path(path).stat().st_mtime > time.time() - age_s
@@ -228,13 +250,15 @@ def main() -> None:
             "sysctl_file": {"type": "str", "default": ""},
             "packages": {"type": "list", "elements": "str", "default": []},
             "marker": {"type": "str", "default": ""},
+            "etcd_pki": {"type": "str", "default": ""},
+            "etcd_data_dir": {"type": "str", "default": ""},
             "managed_line": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     wanted = module.params
     system = operating_system()
-    running = services("containerd", "kubelet", "haproxy")
+    running = services("containerd", "kubelet", "haproxy", "etcd")
     list_images = ("ctr", "--namespace", "k8s.io", "images", "ls", "-q")
     images = output(*list_images) if running["containerd"]["active"] else ""
     digest = re.search(r'"digest"\s*:\s*"([0-9a-f]*)"', read(wanted["marker"]) if wanted["marker"] else "")
@@ -254,6 +278,7 @@ def main() -> None:
         images=images.split(),
         ipv6=Path("/proc/net/if_inet6").exists(),
         cni_plugins={"opt": entries("/opt/cni/bin"), "distribution": entries("/usr/lib/cni")},
+        etcd=etcd(wanted["etcd_pki"], wanted["etcd_data_dir"]),
         managed_files=managed_files(wanted["managed_line"]),
         selinux_enforcing=read("/sys/fs/selinux/enforce").strip() == "1",
         marker={

@@ -52,18 +52,19 @@ class Bed:
         control_planes: Sequence[str],
         workers: Sequence[str] = (),
         load_balancers: Sequence[str] = (),
+        etcd: Sequence[str] = (),
         variables: Mapping[str, Any] | None = None,
         host_variables: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Write hosts.yaml; a name may be in several roles; ``host_variables`` may name hosts the lab lacks."""
         own = host_variables or {}
-        names = dict.fromkeys((*control_planes, *workers, *load_balancers))
+        names = dict.fromkeys((*control_planes, *workers, *load_balancers, *etcd))
         addresses = {name: {"ansible_host": self.node(name).ip} for name in names if name in self._lab_names()}
         hosts = {name: {**addresses.get(name, {}), **own.get(name, {})} for name in names}
         roles = {
             "kube_control_plane": control_planes,
             "kube_node": workers,
-            "etcd": control_planes,
+            "etcd": etcd or control_planes,
             "load_balancer": load_balancers,
         }
         document = {

@@ -17,23 +17,30 @@ from kops_py.engine.run import StepContext
 from kops_py.model.actions import (
     INIT_JOB,
     JOIN_JOB,
+    AddEtcdMember,
     ApplyNetwork,
     ConfigureBridge,
+    ConfigureEtcd,
     ConfigureLoadBalancer,
     InitControlPlane,
+    IssueEtcdCertificates,
     JoinNode,
     LabelNode,
+    PlaceEtcdClient,
     PrepareHost,
     RestartApiServer,
     RevokeJoinSecrets,
+    WaitEtcd,
     WaitHealthy,
 )
 from kops_py.model.errors import CommandFailedError, KopsError
 from kops_py.model.facts import Facts, HostFacts, JobState, KubeFacts, NodeFacts
 from kops_py.model.plan import Step
 from kops_py.model.spec import ClusterSpec, CniType, Endpoint, HostSpec, KubernetesSpec, NetworkSpec, Taint
+from kops_py.model.status import EtcdMember
 from kops_py.model.version import Version
 from kops_py.runbooks.bootstrap import BootstrapArguments
+from kops_py.runbooks.external_etcd import EtcdArguments
 
 VERSION = Version(1, 31, 2)
 
@@ -43,6 +50,7 @@ def make_spec(
     workers: int = 0,
     load_balancers: int = 0,
     *,
+    etcd: int = 0,
     cni: CniType = CniType.BRIDGE,
     labels: bool = False,
     version: Version = VERSION,
@@ -69,9 +77,10 @@ def make_spec(
                 )
             )
 
-    add(control_planes, "kube_control_plane", "etcd")
+    add(control_planes, "kube_control_plane", *(() if etcd else ("etcd",)))
     add(workers, "kube_node")
     add(load_balancers, "load_balancer")
+    add(etcd, "etcd")
     return ClusterSpec(
         name="sim",
         kubernetes=KubernetesSpec(version, "https://example.invalid", None, None, None),
@@ -79,6 +88,7 @@ def make_spec(
         hosts=tuple(hosts),
         endpoint=Endpoint("api.example.invalid", 6443),
         endpoint_external=False,
+        external_etcd=etcd > 0,
         inventory_path=Path("hosts.yaml"),
         cluster_path=Path("cluster.yaml"),
     )
@@ -90,6 +100,10 @@ def arguments_for(spec: ClusterSpec) -> BootstrapArguments:
         prepare_digests={h.name: f"prep-{h.name}" for h in spec.hosts},
         load_balancer_digests={h.name: f"lb-{h.name}" for h in spec.hosts},
         network_digest="net-1",
+        etcd=EtcdArguments(
+            settings={h.name: f"etcd-{h.name}" for h in spec.etcd_hosts},
+            certificates={h.name: f"pki-{h.name}" for h in spec.etcd_hosts},
+        ),
     )
 
 
@@ -106,6 +120,8 @@ class SimulatedCluster:
     silent_watches: tuple[str, ...] = ()
     secrets: set[str] = field(default_factory=set)
     applied: list[str] = field(default_factory=list)
+    external_members: dict[str, EtcdMember] = field(default_factory=dict)
+    """Members of an external etcd by host."""
 
     def __post_init__(self) -> None:
         for host in self.spec.hosts:
@@ -126,7 +142,7 @@ class SimulatedCluster:
                 silent_watches=self.silent_watches,
                 join_secrets=tuple(sorted(self.secrets)),
             )
-        return Facts(hosts=dict(self.hosts), kube=kube)
+        return Facts(hosts=dict(self.hosts), kube=kube, etcd=tuple(self.external_members.values()))
 
     def _host(self, name: str, **changes: object) -> None:
         self.hosts[name] = dataclasses.replace(self.hosts[name], **changes)  # type: ignore[arg-type]
@@ -147,22 +163,57 @@ class SimulatedCluster:
             pod_cidr=f"10.244.{number}.0/24",
             labels=label,
         )
-        manifests = frozenset({"kube-apiserver.yaml", "etcd.yaml"}) if control_plane else frozenset()
+        pods = {"kube-apiserver.yaml"} if self.spec.external_etcd else {"kube-apiserver.yaml", "etcd.yaml"}
+        manifests = frozenset(pods) if control_plane else frozenset()
         job = JOIN_JOB if self.initialised else INIT_JOB
         self._host(name, has_kubelet_conf=True, manifests=manifests, jobs={job: JobState.SUCCEEDED})
         self.healthy = False
+
+    def _start_member(self, host: str, digest: str) -> None:
+        url = f"https://{self.spec.host(host).node_ip}:2379"
+        self.external_members[host] = dataclasses.replace(self.external_members[host], endpoint=url, healthy=False)
+        self._host(host, etcd_digest=digest, has_etcd_data=True, services=frozenset({"etcd.service"}))
 
     def perform(self, step: Step) -> None:
         """Carry out one step; raises KopsError when its ground is missing, TypeError when it is unknown."""
         match step.action:
             case ConfigureLoadBalancer(host=host, digest=digest):
                 self._host(host, load_balancer_digest=digest)
+            case IssueEtcdCertificates(host=host, digest=digest):
+                self._host(host, etcd_pki_digest=digest, etcd_ca="ca")
+            case ConfigureEtcd(host=host, digest=digest):
+                self._require(bool(self.hosts[host].etcd_pki_digest), "no certificates", host)
+                if not self.external_members:
+                    self.external_members = {
+                        h.name: EtcdMember(h.member_name, n, "", False) for n, h in enumerate(self.spec.etcd_hosts, 1)
+                    }
+                self._require(host in self.external_members, "the running etcd does not know this member", host)
+                self._start_member(host, digest)
+            case AddEtcdMember(host=host, digest=digest):
+                self._require(bool(self.hosts[host].etcd_pki_digest), "no certificates", host)
+                self._require(not self.hosts[host].has_etcd_data, "it holds data", host)
+                others = [m for n, m in self.external_members.items() if n != host]
+                self._require(sum(m.healthy for m in others) > len(self.external_members) // 2, "no majority", host)
+                self.external_members[host] = EtcdMember(self.spec.host(host).member_name, 9, "", False)
+                self._start_member(host, digest)
+            case WaitEtcd(hosts=hosts):
+                self._require(all(self.hosts[h].has_etcd_data for h in hosts), "a member does not run")
+                self.external_members = {
+                    n: dataclasses.replace(m, healthy=m.endpoint != "") for n, m in self.external_members.items()
+                }
+            case PlaceEtcdClient(node=node):
+                self._require(any(f.etcd_ca for f in self.hosts.values()), "no authority", node)
+                self._host(node, etcd_client_ca="ca", etcd_client_cert="client")
             case PrepareHost(host=host, digest=digest):
                 self._require(host not in self.nodes, "a member must not be prepared again", host)
                 self._host(host, prepared_digest=digest)
             case InitControlPlane(node=node):
                 self._require(not self.initialised, "init on a running cluster", node)
                 self._require(bool(self.hosts[node].prepared_digest), "host is not prepared", node)
+                if self.spec.external_etcd:
+                    healthy = sum(m.healthy for m in self.external_members.values())
+                    self._require(healthy > len(self.spec.etcd_hosts) // 2, "etcd does not serve", node)
+                    self._require(bool(self.hosts[node].etcd_client_ca), "no certificate for etcd", node)
                 self._add_node(node, control_plane=True)
                 self.initialised = True
                 self.secrets.add("bootstrap-token-init00")
@@ -175,7 +226,9 @@ class SimulatedCluster:
                 self._require(bool(self.hosts[node].prepared_digest), "host is not prepared", node)
                 members = [n.name for n in self.nodes.values() if n.is_control_plane]
                 self._add_node(node, control_plane=control_plane)
-                if control_plane and len(members) == 1:
+                if control_plane and self.spec.external_etcd:
+                    self._require(bool(self.hosts[node].etcd_client_ca), "no certificate for etcd", node)
+                elif control_plane and len(members) == 1:
                     self.silent_watches = tuple(members)
                 self.secrets.add("bootstrap-token-join00")
             case RestartApiServer(node=node):

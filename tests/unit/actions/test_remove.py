@@ -11,6 +11,7 @@ import pytest
 
 from kops_py.actions import remove
 from kops_py.actions.kubeadm import RESET_JOB
+from kops_py.actions.upgrade import PACKAGES_JOB
 from kops_py.model.actions import INIT_JOB, JOIN_JOB, UPGRADE_JOB, DeleteNode, ForgetEtcdMember, ResetNode
 from kops_py.model.errors import CommandFailedError, EtcdError, KubeError
 from kops_py.model.facts import HostFacts
@@ -48,7 +49,7 @@ def test_a_reset_marks_cleans_and_is_proven() -> None:
     reset(found, "n2")
     ((job, command),) = found.jobs["n2"].started
     assert (job, command.startswith("kubeadm reset --force ")) == (RESET_JOB, True)
-    assert set(found.jobs["n2"].cleared) == {INIT_JOB, JOIN_JOB, UPGRADE_JOB, RESET_JOB}
+    assert set(found.jobs["n2"].cleared) == {INIT_JOB, JOIN_JOB, UPGRADE_JOB, RESET_JOB, PACKAGES_JOB}
     mark = mark_of(found.hosts["n2"])
     assert (mark.cluster, mark.reason, mark.done) == ("sim", "node remove", True)
     assert found.hosts["n2"].modes[REMOVED_PATH] == 0o600

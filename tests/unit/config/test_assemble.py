@@ -232,6 +232,56 @@ class TestEtcd:
         assert "the group etcd of the inventory has no host" in found.what
         assert found.where == f"{pair.cluster}:25:18"
 
+    GIVEN = "external: {endpoints: ['https://192.0.2.31:2379/'], ca: ca.crt, cert: c.crt, key: c.key}"
+
+    def files(self, pair: Pair) -> None:
+        for name in ("ca.crt", "c.crt", "c.key"):
+            (pair.cluster.parent / name).write_text("x")
+
+    def test_one_that_exists_needs_no_hosts(self, pair: Pair) -> None:
+        self.topology(pair, f"etcd: {{topology: external, {self.GIVEN}}}")
+        self.files(pair)
+        tree = listing()
+        del tree["etcd"]
+        spec = pair.load(tree)
+        assert spec.external is not None
+        assert (spec.external.endpoints, spec.external.hosts) == (("https://192.0.2.31:2379",), ())
+        assert spec.etcd.given is not None
+        assert spec.etcd.given.key == pair.cluster.parent.absolute() / "c.key"
+
+    def test_one_that_exists_and_hosts_for_another(self, pair: Pair) -> None:
+        self.topology(pair, f"etcd: {{topology: external, {self.GIVEN}}}")
+        self.files(pair)
+        assert "the group etcd has hosts to build one on" in errors(pair, listing())[0].what
+
+    @pytest.mark.parametrize(
+        ("text", "what"),
+        [
+            (f"etcd: {{topology: stacked, {GIVEN}}}", "etcd.external has no meaning"),
+            (f"etcd: {{{GIVEN}}}", "etcd.external has no meaning"),
+            ("etcd: {topology: stacked, ca: {cert: ca.crt, key: c.key}}", "etcd.ca has no meaning"),
+            (f"etcd: {{topology: external, ca: {{cert: ca.crt, key: c.key}}, {GIVEN}}}", "names another"),
+            (f"etcd: {{topology: external, {GIVEN.replace('https', 'http')}}}", "http"),
+            (f"etcd: {{topology: external, {GIVEN.replace('c.key', 'd.key')}}}", "there is no file"),
+        ],
+    )
+    def test_what_cannot_be(self, pair: Pair, text: str, what: str) -> None:
+        self.topology(pair, text)
+        self.files(pair)
+        tree = listing()
+        tree["etcd"] = {"hosts": []}
+        assert any(what in e.what + e.why for e in errors(pair, tree))
+
+    def test_members_as_everything_else_finds_them(self, pair: Pair) -> None:
+        self.topology(pair, "etcd: {topology: external}")
+        tree = change(listing(), "cp-1", etcd_member_name="alpha")
+        tree["etcd"] = {"hosts": ["cp-1", "worker-1"]}
+        found = pair.load(tree).external
+        assert found is not None
+        assert found.hosts == ("cp-1", "worker-1")
+        assert dict(found.member_names) == {"cp-1": "alpha", "worker-1": "worker-1"}
+        assert all(url.startswith("https://") and url.endswith(":2379") for url in found.endpoints)
+
     def test_stacked_with_other_members(self, pair: Pair) -> None:
         tree = listing()
         tree["etcd"] = {"hosts": ["cp-1", "cp-2", "worker-1"]}

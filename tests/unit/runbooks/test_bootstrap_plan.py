@@ -82,6 +82,7 @@ specs = st.builds(
     cni=st.sampled_from(list(CniType)),
     labels=st.booleans(),
     version=st.sampled_from([Version(1, 20, 2), Version(1, 31, 2)]),
+    etcd=st.sampled_from([0, 0, 1, 3]),
 )
 
 
@@ -209,10 +210,3 @@ def test_without_a_network_ready_nodes_are_not_waited_for(cni: CniType) -> None:
     step = plan_of(SimulatedCluster(make_spec(1, 1, cni=cni))).steps[-2]
     assert step.id == "healthy"
     assert step.action.to_json()["network"] is False
-
-
-def test_external_etcd_is_refused_before_anything_is_touched() -> None:
-    spec = dataclasses.replace(make_spec(3), external_etcd=True)
-    findings = bootstrap(spec, SimulatedCluster(spec).facts(), arguments_for(spec)).findings
-    assert [(f.id, f.severity) for f in findings] == [("external-etcd", Severity.ERROR)]
-    assert "--ignore external-etcd" in findings[0].hint
