@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator
 
 from kops_py.actions.deps import Deps
@@ -31,6 +32,10 @@ _SYSTEM = "/api/v1/namespaces/kube-system"
 _SETTLE_POLL_S = 1.0
 _ASK_S = 15.0
 _KUBE_PROXY = "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
+_TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
+"""Counts changes of a DaemonSet's template; its pods carry theirs as a label (kubernetes: pkg/controller/daemon)."""
+_PROXY_S = 90.0
+_ENDING_S = 30.0
 
 
 def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
@@ -55,28 +60,55 @@ def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
     _wait(lacking, ctx, _POLL_S, f"{action.node} is not healthy")
 
 
-def wait_addons(deps: Deps, ctx: StepContext) -> None:
-    """Wait until kube-proxy and DNS are rolled out after kubeadm changed them; raises KubeError at the deadline.
+def wait_addons(deps: Deps, node: str, ctx: StepContext) -> None:
+    """Wait until what kubeadm changed of DNS serves, and of kube-proxy has come by this node; raises KubeError.
 
-    Before any kubelet is restarted: one that is restarted while a pod of the rollout is ending may leave it so for
-    minutes (seen with v1.20.2: the pod worker of a terminating pod is not picked up again).
+    Before its kubelet is restarted: one that is restarted while a pod of the rollout is ending may leave it so for
+    minutes (seen with v1.20.2: the pod worker of a terminating pod is not picked up again). The rollout takes one
+    node after the other, hours where there are thousands: after ``_PROXY_S`` the run goes on.
     """
-    _wait(lambda: _rollout_problems(deps.kube.api()), ctx, _POLL_S, "the add-ons are not rolled out")
+    until = time.monotonic() + _PROXY_S
+
+    def lacking() -> tuple[str, ...]:
+        api = deps.kube.api()
+        return (*_dns_problems(api), *(_proxy_problems(api, node) if time.monotonic() < until else ()))
+
+    _wait(lacking, ctx, _POLL_S, "the add-ons are not rolled out")
 
 
-def _rollout_problems(api: KubeApi) -> tuple[str, ...]:
-    found = list(_dns_problems(api))
+def wait_no_proxy_ending(deps: Deps, node: str, ctx: StepContext) -> None:
+    """Wait for a moment in which kube-proxy's pod here is not ending, at most ``_ENDING_S``; see wait_addons."""
+    until = time.monotonic() + _ENDING_S
+
+    def lacking() -> tuple[str, ...]:
+        if time.monotonic() >= until:
+            return ()
+        ending = [p for p in _proxy_pods(deps.kube.api(), node) if p["metadata"].get("deletionTimestamp")]
+        return (f"kube-proxy on {node}: its old pod is ending",) if ending else ()
+
+    _wait(lacking, ctx, _POLL_S, "kube-proxy is being replaced")
+
+
+def _proxy_problems(api: KubeApi, node: str) -> tuple[str, ...]:
+    """Say what keeps kube-proxy on this node from being the newest and Ready."""
     proxy = api.get_or_none(_KUBE_PROXY)
     if proxy is None:
-        return tuple(found)
-    status, observed = proxy.get("status") or {}, (proxy.get("status") or {}).get("observedGeneration") or 0
-    nodes = [node_facts(o) for o in api.items("/api/v1/nodes")]
-    # a node that is down keeps its old pod; it is not waited for
-    wanted = min(sum(n.ready for n in nodes), int(status.get("desiredNumberScheduled") or 0))
-    fresh, ready = int(status.get("updatedNumberScheduled") or 0), int(status.get("numberReady") or 0)
-    if observed < int(proxy["metadata"].get("generation") or 0) or fresh < wanted or ready < wanted:
-        found.append(f"kube-proxy: {fresh} of {wanted} pods are new, {ready} Ready")
-    return tuple(found)
+        return ()
+    metadata, status = proxy["metadata"], proxy.get("status") or {}
+    if int(status.get("observedGeneration") or 0) < int(metadata.get("generation") or 0):
+        return ("kube-proxy: its rollout has not begun",)
+    wanted = (metadata.get("annotations") or {}).get(_TEMPLATE_GENERATION)
+    pods = _proxy_pods(api, node)
+    found = [problem for pod in pods if (problem := pod_problem(pod))]
+    old = [p for p in pods if wanted and (p["metadata"].get("labels") or {}).get("pod-template-generation") != wanted]
+    if old:
+        found.append("its pod is still the old one")
+    return tuple(f"kube-proxy on {node}: {problem}" for problem in (found if pods else ["it has no pod"]))
+
+
+def _proxy_pods(api: KubeApi, node: str) -> list[JsonObject]:
+    params = {"labelSelector": "k8s-app=kube-proxy", "fieldSelector": f"spec.nodeName={node}"}
+    return list(api.items(f"{_SYSTEM}/pods", params=params))
 
 
 def _node_problems(api: KubeApi, host: Host, action: WaitNode) -> tuple[str, ...]:

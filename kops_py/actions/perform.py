@@ -197,7 +197,7 @@ class ClusterPerformer:
                 kubeadm.verify_member(self._deps, node, control_plane, ctx)
             case UpgradeWithKubeadm(control_plane=True, node=node):
                 static_pods.wait_static_pods(self._deps, node, ctx)
-                gates.wait_addons(self._deps, ctx)
+                gates.wait_addons(self._deps, node, ctx)
             case RestartApiServer(node=node):
                 api_server.verify_restarted(self._deps, node, ctx)
             case ForgetEtcdMember() as action:

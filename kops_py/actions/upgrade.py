@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kops_py.actions.deps import Deps
+from kops_py.actions.gates import wait_no_proxy_ending
 from kops_py.actions.jobs import forget_job, run_job
 from kops_py.actions.static_pods import forget_static_pods, note_static_pods
 from kops_py.connect.base import Host
@@ -36,6 +37,7 @@ def install_packages(deps: Deps, action: InstallPackages, ctx: StepContext) -> N
         forget_static_pods(host)
     script = install_script(family, action.packages, version.bare, deps.spec.kubernetes.package_revision)
     if "kubelet" in action.packages:
+        wait_no_proxy_ending(deps, action.node, ctx)
         script += "systemctl daemon-reload\nsystemctl restart kubelet\n"
     _install(host, script, what, ctx)
 

@@ -101,6 +101,9 @@ def decide_replace(opened: Session, facts: Facts, arguments: UpgradeArguments, n
     from kops_py.runbooks.replace import replace
 
     target = arguments.hops[-1]
+    # Canaries are for what is upgraded in place; here old nodes go only when the new ones serve.
+    rollout = dataclasses.replace(arguments.rollout, canary=0, canaries=(), canary_pause_s=0.0, canary_gate=None)
+    arguments = dataclasses.replace(arguments, rollout=rollout)
     spec = at_version(opened.spec, target)
     _check_replaced(opened.spec, facts, named)
     own = dataclasses.replace(opened, spec=spec)

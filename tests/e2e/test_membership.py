@@ -27,7 +27,7 @@ def test_replace_workers_killed_in_the_middle(bed: Bed) -> None:
     bed.boot(5)
     bed.write_inventory(control_planes=["n1"], workers=OLD)
     bed.write_cluster("replaced")
-    bed.bootstrap()
+    bed.bootstrap(deadline_s=900)
     for name in NEW:
         bed.node(name).exec("systemctl start containerd")
         _bring_pause(bed, name)
@@ -77,7 +77,7 @@ def test_control_planes_leave_and_a_worker_is_lost(bed: Bed) -> None:
     """etcd's leader is removed, then a lost worker; the last control plane stays; a removed one joins again."""
     bed.boot(6)
     _write_big(bed, BIG[:3])
-    bed.bootstrap()
+    bed.bootstrap(deadline_s=900)
     workload.load_image(bed, BIG)
     workload.deploy(bed, BIG, min_available=workload.REPLICAS - 1)
     members = bed.program.run("status", "-o", "json").json()["etcd_members"]
@@ -88,7 +88,7 @@ def test_control_planes_leave_and_a_worker_is_lost(bed: Bed) -> None:
         running = bed.program.start("node", "remove", leader, "-y")
         running.wait_said(rf"{leader}: kubeadm reset$", deadline_s=300)
         bed.say(f"killed after {running.kill().duration_s:.1f} s in the reset of {leader}, etcd's leader")
-        removed = bed.program.run("node", "remove", leader, "-y", deadline_s=300)
+        removed = bed.program.run("node", "remove", leader, "-y", deadline_s=600)
         bed.say(f"finished in {removed.duration_s:.1f} s; {traffic}")
     assert f"take out of the inventory: {leader}" in removed.stdout, removed.report()
     assert len(traffic.failures) <= max(3, traffic.asked // 200), f"{traffic}: {traffic.failures[:20]}"
@@ -115,7 +115,7 @@ def test_control_planes_leave_and_a_worker_is_lost(bed: Bed) -> None:
     last = bed.program.run("node", "remove", *rest, "-y", "--ignore", "last-control-plane", exit_code=3)
     assert "last-control-plane" in last.text, last.report()
     _write_big(bed, BIG[:3], workers=["n4"])
-    added = bed.program.run("node", "add", leader, "-y", deadline_s=400)
+    added = bed.program.run("node", "add", leader, "-y", deadline_s=900)
     bed.say(f"{leader} is back in {added.duration_s:.1f} s")
     bed.wait_ready([*BIG[:3], "n4"], on=on)
     assert _members(bed) == dict.fromkeys(BIG[:3], True)

@@ -13,6 +13,7 @@ from kops_py.model.actions import (
     CordonNode,
     DeleteNode,
     DrainNode,
+    FinishNode,
     ForgetEtcdMember,
     InstallPackages,
     JoinNode,
@@ -24,7 +25,7 @@ from kops_py.model.actions import (
     WaitNode,
     WaitWorkloads,
 )
-from kops_py.model.cordon import CORDONED, Cordon
+from kops_py.model.cordon import CORDONED, UNFINISHED, Cordon
 from kops_py.model.facts import Facts, HostFacts, JobState
 from kops_py.model.membership import RemovalMark, quorum_problem
 from kops_py.model.plan import Step
@@ -126,9 +127,12 @@ class MembershipCluster(SimulatedCluster):
                 self._require(self.nodes[node].unschedulable, "drain of a node that takes pods", node)
                 self._require(self.nodes[node].ready, "its kubelet ends no pods", node)
                 self.drained.add(node)
-            case UncordonNode(node=node):
-                self._node(node, unschedulable=False, annotations={})
+            case UncordonNode(node=node, unfinished=unfinished):
+                mark = {UNFINISHED: Cordon("sim", self.run, "").to_annotation()} if unfinished else {}
+                self._node(node, unschedulable=False, annotations=mark)
                 self.drained.discard(node)
+            case FinishNode(node=node):
+                self._node(node, annotations={})
             case WaitNode(node=node, version=text):
                 self._require(self.nodes[node].version == text, f"is not at {text}", node)
             case WaitWorkloads():

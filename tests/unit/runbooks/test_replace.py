@@ -77,6 +77,7 @@ def test_whole_plan_in_order() -> None:
         *[f"stage/{n}@v1.21.0" for n in ("n1", "n2", "n3")],  # kube-proxy of the new version runs on the old ones too
         *[f"{s}/n1@v1.21.0" for s in ("kubeadm", "upgrade", "cordon", "drain", "kubelet", "healthy", "uncordon")],
         "settled/n1@v1.21.0",
+        "done/n1@v1.21.0",
         "prepare/x1",
         "prepare/x2",
         "join/x1",
