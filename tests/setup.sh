@@ -24,6 +24,8 @@ busybox busybox
 ruby ruby
 update-ca-certificates ca-certificates
 mkfs.ext4 e2fsprogs
+age age
+zstd zstd
 "
 # dpkg and most of these live in sbin, which the PATH of su, cron and users leaves out
 PATH="$PATH:/usr/sbin:/sbin"

@@ -10,9 +10,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kops_py.config import names
+from kops_py.config.backups import convert_backup
 from kops_py.config.networks import check_networks
 from kops_py.config.problems import Place, Problems, show
 from kops_py.config.yamlfile import Kind, Node, read_yaml
+from kops_py.model.backup import BackupSpec
 from kops_py.model.drain import DrainGroup, DrainPolicy
 from kops_py.model.hooks import CanarySpec, Gate, GroupSpec, Hooks, HttpCheck, OperatorCommand, Side
 from kops_py.model.selectors import parse_selector
@@ -77,6 +79,7 @@ class ClusterFile:
     ssh: SshSpec
     timeouts: Timeouts
     maintenance: MaintenanceSpec
+    backup: BackupSpec | None
     preflight_ignore: frozenset[str]
 
     def place(self, *path: str | int, key: bool = False) -> Place:
@@ -142,6 +145,9 @@ class _Converter:
         password = self._password()
         maintenance = self._maintenance()
         etcd = self._etcd()
+        backup = None
+        if document.backup is not None:
+            backup = convert_backup(document.backup, self._path.absolute().parent, self._root, self._problems)
         self._problems.raise_if_any()
         return ClusterFile(
             path=self._path,
@@ -163,6 +169,7 @@ class _Converter:
                 api_request_s=float(document.timeouts.api_request_seconds),
             ),
             maintenance=maintenance,
+            backup=backup,
             preflight_ignore=frozenset(document.preflight.ignore),
         )
 

@@ -21,7 +21,7 @@ _WANTED = {
     "dict_type": "a map",
     "model_type": "a map",
 }
-_SECRET_KEYS = frozenset({"becomePassword"})
+_SECRET_KEYS = frozenset({"becomePassword", "accessKey", "secretKey", "sessionToken", "identity"})
 
 
 def explain(error: dict[str, Any], root: Node, problems: Problems) -> None:
@@ -32,6 +32,8 @@ def explain(error: dict[str, Any], root: Node, problems: Problems) -> None:
     if _SECRET_KEYS.intersection(path):
         hint = "allowed here: env:NAME, file:PATH, cmd:COMMAND"
         problems.add(root.place_of(path), f"{key} takes a reference to a secret only", hint=hint)
+    elif "recipients" in path:  # somebody may have put the private key there
+        problems.add(root.place_of(path), "recipients is a list of public keys", hint=_example(path))
     elif kind == "extra_forbidden":
         hint = did_you_mean(key, _allowed_keys(path[:-1]))
         problems.add(root.place_of(path, key=True), f"unknown key {show(key)}", hint=hint)

@@ -93,6 +93,7 @@ def assemble(read: ReadFiles, listing: Listing, *, limit: str | Sequence[str] | 
         ssh=cluster.ssh,
         timeouts=cluster.timeouts,
         maintenance=replace(cluster.maintenance, groups=groups),
+        backup=cluster.backup,
         preflight_ignore=cluster.preflight_ignore,
         external_etcd=external_etcd,
         etcd=cluster.etcd,

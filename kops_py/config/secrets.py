@@ -16,8 +16,8 @@ _COMMAND_DEADLINE_S = 30.0
 _MOST_BYTES = 64 * 1024
 
 
-def resolve(reference: SecretRef, *, deadline_s: float = _COMMAND_DEADLINE_S) -> str:
-    """Return the secret a reference stands for, without its last line break.
+def resolve(reference: SecretRef, *, deadline_s: float = _COMMAND_DEADLINE_S, lines: bool = False) -> str:
+    """Return the secret a reference stands for, without its last line break; ``lines`` allows more than one.
 
     ``cmd:`` is split into words as a shell would, but run without one, and ended after ``deadline_s``. Raises
     ConfigError that names the reference, never the secret.
@@ -33,7 +33,7 @@ def resolve(reference: SecretRef, *, deadline_s: float = _COMMAND_DEADLINE_S) ->
     secret = secret.removesuffix("\n").removesuffix("\r")
     if not secret:
         raise ConfigError("the secret is empty", where=str(reference))
-    if "\n" in secret or "\0" in secret:
+    if ("\n" in secret and not lines) or "\0" in secret:
         raise ConfigError("the secret has more than one line", where=str(reference))
     return secret
 

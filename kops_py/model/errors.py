@@ -177,6 +177,22 @@ class BackupError(KopsError):
     code = ExitCode.BACKUP
 
 
+class StoreError(BackupError):
+    """A store of backups failed; ``where`` is the store and the object in it."""
+
+
+class ObjectExistsError(StoreError):
+    """An object that was to be created is there already."""
+
+
+class ObjectMissingError(StoreError):
+    """An object that was to be read is not there."""
+
+
+class DamagedError(BackupError):
+    """What a store gave back is not what was stored, or not what its manifest says."""
+
+
 class CancelledError(KopsError):
     """The person or the scheduler asked the program to end."""
 

@@ -9,8 +9,10 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import MappingProxyType
 
+from kops_py.model.backup import BackupSpec
 from kops_py.model.drain import DrainPolicy
 from kops_py.model.hooks import CanarySpec, Gate, GroupSpec, Hooks, window_of
+from kops_py.model.secret import SecretRef as SecretRef
 from kops_py.model.version import Version
 
 Network = IPv4Network | IPv6Network
@@ -45,17 +47,6 @@ class ContainerdSource(StrEnum):
 
     DISTRIBUTION = "distribution"
     DOCKER = "docker"
-
-
-@dataclass(frozen=True, slots=True)
-class SecretRef:
-    """A reference to a secret, never the secret: ``env:NAME``, ``file:PATH`` or ``cmd:COMMAND``."""
-
-    kind: str
-    target: str
-
-    def __str__(self) -> str:
-        return f"{self.kind}:{self.target}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +272,7 @@ class ClusterSpec:
     ssh: SshSpec = SshSpec()
     timeouts: Timeouts = Timeouts()
     maintenance: MaintenanceSpec = MaintenanceSpec()
+    backup: BackupSpec | None = None
     preflight_ignore: frozenset[str] = frozenset()
     external_etcd: bool = False
     etcd: EtcdSpec = EtcdSpec()

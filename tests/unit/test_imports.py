@@ -18,12 +18,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"model"},
     "observe": {"connect", "tools", "model"},
     "engine": {"connect", "model"},
-    "actions": {"connect", "tools", "model", "observe", "engine"},
-    "app": {"actions", "config", "connect", "engine", "model", "observe", "report", "runbooks", "tools"},
+    "backup": {"connect", "model"},
+    "actions": {"backup", "connect", "tools", "model", "observe", "engine"},
+    "app": {"actions", "backup", "config", "connect", "engine", "model", "observe", "report", "runbooks", "tools"},
     "cli": {"app", "report", "model", "config"},
 }
-"""Besides the design's table: actions wait with what observe sees, and speak the engine's StepContext; cli maps
-errors of model to exit codes, and its files-only commands call config."""
+"""Besides the design's table: actions wait with what observe sees, write backups, and speak the engine's StepContext;
+cli maps errors of model to exit codes, and its files-only commands call config."""
+
 
 HEAVY = {
     "kubernetes",
@@ -36,6 +38,9 @@ HEAVY = {
     "cryptography",
     "jinja2",
     "yaml",
+    "obstore",
+    "pyrage",
+    "backports.zstd",
 }
 """Imported inside functions (or only in files that are): ``--help`` must not pay for them."""
 
