@@ -144,10 +144,10 @@ class _Converter:
         containerd = self._containerd()
         password = self._password()
         maintenance = self._maintenance()
+        etcd = self._etcd()
         backup = None
         if document.backup is not None:
             backup = convert_backup(document.backup, self._path.absolute().parent, self._root, self._problems)
-        etcd = self._etcd()
         self._problems.raise_if_any()
         return ClusterFile(
             path=self._path,
