@@ -132,14 +132,14 @@ def verify_member(deps: Deps, node: str, control_plane: bool, ctx: StepContext) 
     Raises DeadlineError.
     """
     host = deps.fleet.host(node)
-    ready = _own_api_argv(deps.spec.host(node))
+    ready = own_api_argv(deps.spec.host(node))
     while True:
         try:
             problem = "" if deps.kube.api().get_or_none(f"/api/v1/nodes/{node}") else "the node is not registered"
         except KubeError as error:
             problem = str(error)
         if not problem and control_plane:
-            problem = _api_server_problem(host, ready, deps)
+            problem = api_server_problem(host, ready, deps)
         if not problem:
             return
         ctx.progress(problem, waiting=True)
@@ -147,7 +147,8 @@ def verify_member(deps: Deps, node: str, control_plane: bool, ctx: StepContext) 
         ctx.cancel.wait(_POLL_S)
 
 
-def _api_server_problem(host: Host, argv: Sequence[str], deps: Deps) -> str:
+def api_server_problem(host: Host, argv: Sequence[str], deps: Deps) -> str:
+    """Return why a control plane's own API server is not ready, "" when it is; ``argv`` is own_api_argv."""
     try:
         answer = host.run(argv, sudo=True, check=False, timeout_s=20, cancel=deps.cancel)
     except DeadlineError as error:
@@ -158,7 +159,8 @@ def _api_server_problem(host: Host, argv: Sequence[str], deps: Deps) -> str:
     return "its API server is not ready: " + (", ".join(failing) or redact(answer.err).strip()[-200:])
 
 
-def _own_api_argv(host: HostSpec) -> tuple[str, ...]:
+def own_api_argv(host: HostSpec) -> tuple[str, ...]:
+    """Return the command that asks a control plane's own API server whether it is ready."""
     return (
         "kubectl",
         "--kubeconfig=/etc/kubernetes/admin.conf",

@@ -11,6 +11,7 @@ from kops_py.model.finding import Finding, Severity
 from kops_py.model.preflight import ProbeResults
 from kops_py.model.spec import ClusterSpec
 from kops_py.runbooks.external_etcd import KINDS as ETCD_KINDS
+from kops_py.runbooks.etcd_restore_choice import IDS as RESTORE_IDS
 from kops_py.runbooks.preflight_check import Check, View
 from kops_py.runbooks.preflight_fleet import FLEET_CHECKS
 from kops_py.runbooks.preflight_host import HOST_CHECKS
@@ -47,7 +48,7 @@ def kubeadm_ignores(ignore: Iterable[str]) -> tuple[str, ...]:
 
 def check_ignores(ignore: Iterable[str], nodes: Collection[str]) -> None:
     """Raise ValueError when an entry is not ``id`` or ``id@node`` of a known check and host."""
-    known = sorted({check.id for check in CHECKS} | OTHER_IDS | UPGRADE_IDS)
+    known = sorted({check.id for check in CHECKS} | OTHER_IDS | UPGRADE_IDS | RESTORE_IDS)
     for item in sorted(ignore):
         name, at, node = item.partition("@")
         if name not in known:

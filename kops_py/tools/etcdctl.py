@@ -130,6 +130,26 @@ def member_remove_argv(member_id: int, *, pki: str = PKI) -> tuple[str, ...]:
     return etcdctl_argv("member", "remove", f"{member_id:x}", pki=pki)
 
 
+def hash_argv(revision: int = 0) -> tuple[str, ...]:
+    """Return the command for parse_hash: the hash of one member's contents up to a revision (0: all of it)."""
+    return etcdctl_argv("endpoint", "hashkv", f"--rev={revision}")
+
+
+def member_add_argv(name: str, peer_url: str) -> tuple[str, ...]:
+    """Return the command that adds an empty member as a learner: it has no vote, so it costs no quorum."""
+    return etcdctl_argv("member", "add", name, "--learner", f"--peer-urls={peer_url}")
+
+
+def member_remove_argv(member_id: int) -> tuple[str, ...]:
+    """Return the command that removes a member."""
+    return etcdctl_argv("member", "remove", f"{member_id:x}")
+
+
+def member_promote_argv(member_id: int) -> tuple[str, ...]:
+    """Return the command that gives a learner its vote; etcd refuses until it has caught up."""
+    return etcdctl_argv("member", "promote", f"{member_id:x}")
+
+
 def move_leader_argv(member_id: int) -> tuple[str, ...]:
     """Return the command that hands leadership to another member; it must be sent to the leader."""
     return etcdctl_argv("move-leader", f"{member_id:x}")
@@ -171,6 +191,15 @@ def parse_endpoint_health(output: str) -> tuple[EtcdHealth, ...]:
 def parse_endpoint_status(output: str) -> tuple[EtcdEndpointStatus, ...]:
     """Read ``endpoint status``; etcd leaves out what is zero or false. Raises ValueError."""
     return tuple(_endpoint_status(entry) for entry in _load(output, list))
+
+
+def parse_hash(output: str) -> tuple[int, int]:
+    """Read ``endpoint hashkv`` of one endpoint: the hash, and the revision it is of. Raises ValueError."""
+    found = _load(output, list)
+    if len(found) != 1:
+        raise ValueError(f"hashes of {len(found)} endpoints in place of one")
+    body = found[0].get("HashKV") or {}
+    return int(body.get("hash") or 0), int((body.get("header") or {}).get("revision") or 0)
 
 
 def parse_member_list(output: str) -> tuple[EtcdMemberEntry, ...]:

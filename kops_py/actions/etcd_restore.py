@@ -1,0 +1,275 @@
+"""Restoring etcd, up to the point where the restored cluster serves: data made, switched, started, proven.
+
+What comes before ``start_etcd`` is put back on every host when it fails or is interrupted; a process that is killed
+leaves its marks on the hosts, and the same command goes on from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from kops_py.actions.deps import Deps
+from kops_py.actions.waiting import remaining_s
+from kops_py.connect.base import Cancel, Host
+from kops_py.engine.run import StepContext
+from kops_py.model.errors import CancelledError, CommandFailedError, EtcdError, HostError, KopsError
+from kops_py.model.etcd_restore import (
+    WRITERS,
+    FetchData,
+    Mark,
+    NewMember,
+    StageData,
+    StartEtcd,
+    StopControlPlanes,
+    SwitchData,
+    UploadSnapshot,
+)
+from kops_py.tools import crictl, etcdctl
+from kops_py.tools import etcd_restore as tool
+
+OpenSnapshot = Callable[[], BinaryIO]
+_POLL_S = 0.5
+_ASK_S = 30.0
+_WRITERS_STOP_S = 3
+"""An API server waits for its open watches, which do not end by themselves."""
+_ETCD_STOP_S = 10
+_UNDO_S = 60.0
+
+
+def upload_snapshot(deps: Deps, action: UploadSnapshot, ctx: StepContext, open_snapshot: OpenSnapshot) -> None:
+    """Copy the snapshot to every member's host; raises CommandFailedError when it arrives as another."""
+    with undone_on_failure(deps, action.restore, action.nodes):
+        everywhere(
+            deps, action.nodes, lambda h: _upload(h, action.restore, action.words, action.digest, open_snapshot, ctx)
+        )
+
+
+def fetch_data(deps: Deps, action: FetchData, ctx: StepContext, place: Path) -> None:
+    """Copy a stopped member's database to all members by way of a file of ours (0600), removed afterwards."""
+    data_dir = _data_dir(deps.fleet.host(action.member))
+    digest = hashlib.sha256()
+    with undone_on_failure(deps, action.restore, action.nodes):
+        try:
+            with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+
+                def take(piece: bytes) -> None:
+                    digest.update(piece)
+                    file.write(piece)
+
+                script = tool.send_database_script(data_dir)
+                deps.fleet.host(action.member).run(
+                    ("sh", "-c", script), sudo=True, timeout_s=ctx.remaining_s(), cancel=deps.cancel, stdout_to=take
+                )
+
+            def upload(host: Host) -> None:
+                _upload(host, action.restore, action.words, digest.hexdigest(), lambda: place.open("rb"), ctx)
+
+            everywhere(deps, action.nodes, upload)
+        finally:
+            place.unlink(missing_ok=True)
+
+
+def _upload(host: Host, restore: str, words: str, digest: str, open_snapshot: OpenSnapshot, ctx: StepContext) -> None:
+    sh(host, tool.begin_script(restore, words), ctx)
+    with open_snapshot() as stream:
+        answer = host.run(
+            ("sh", "-c", tool.receive_script(restore)),
+            sudo=True,
+            stdin=stream,
+            timeout_s=ctx.remaining_s(),
+            cancel=ctx.cancel,
+        )
+    if answer.out.split()[:1] != [digest]:
+        raise CommandFailedError(
+            "the snapshot did not arrive as it was sent",
+            where=host.name,
+            why=f"SHA-256 {answer.out.split()[:1]}, expected {digest}",
+            hint="is the disk full, or does the file change? Then run the same command again",
+        )
+    sh(host, tool.keep_received_script(restore), ctx)
+    ctx.progress(f"{host.name} has the snapshot")
+
+
+def stage_data(deps: Deps, action: StageData, ctx: StepContext) -> None:
+    """Make new data directories beside the old ones; this also proves that the snapshot can be restored."""
+
+    def stage(host: Host) -> None:
+        member = next(m for m in action.members if m.node == host.name)
+        script = tool.stage_script(
+            action.restore,
+            _observed(host, "image"),
+            member,
+            action.members,
+            action.token,
+            bump=action.bump,
+            has_hash=action.has_hash,
+        )
+        try:
+            sh(host, script, ctx)
+        except CommandFailedError as error:
+            raise EtcdError(
+                "etcd cannot restore this snapshot",
+                where=host.name,
+                why=error.why,
+                hint="choose another snapshot; nothing was changed",
+            ) from error
+
+    with undone_on_failure(deps, action.restore, _nodes(action.members)):
+        everywhere(deps, _nodes(action.members), stage)
+
+
+def stop_control_planes(deps: Deps, action: StopControlPlanes, ctx: StepContext) -> None:
+    """Stop kubelets and static pods on all these hosts and wait until no container is left."""
+    with undone_on_failure(deps, action.restore, action.nodes):
+        everywhere(deps, action.nodes, lambda h: stop_control_plane(h, action.restore, action.words, ctx))
+
+
+def stop_control_plane(host: Host, restore: str, words: str, ctx: StepContext) -> None:
+    """Stop the kubelet and the static pods of one host, writers first; raises DeadlineError naming what still runs."""
+    sh(host, tool.begin_script(restore, words), ctx)
+    sh(host, tool.stop_script(restore), ctx)
+    for pods, grace_s in ((WRITERS, _WRITERS_STOP_S), (("etcd",), _ETCD_STOP_S)):
+        listed = crictl.containers_argv("(" + "|".join(pods) + ")")
+        while ids := crictl.parse_ids(host.run(listed, sudo=True, timeout_s=_ASK_S, cancel=ctx.cancel).out):
+            lacking = f"containers of {', '.join(pods)} still run"
+            left_s = remaining_s(ctx, lacking, hint="look at: crictl ps; then run the same command again")
+            ctx.progress(f"{host.name}: stopping {', '.join(pods)}", waiting=True)
+            argv = crictl.stop_argv(ids, timeout_s=grace_s)
+            host.run(argv, sudo=True, check=False, timeout_s=min(left_s, _UNDO_S), cancel=ctx.cancel)
+    sh(host, tool.mark_script(restore, Mark.STOPPED), ctx)
+
+
+def switch_data(deps: Deps, action: SwitchData, ctx: StepContext) -> None:
+    """Keep the old data and put the new data in its place on every host."""
+    by_node = {m.node: m for m in action.members}
+
+    def switch(host: Host) -> None:
+        sh(host, tool.switch_script(action.restore, by_node[host.name].data_dir), ctx)
+
+    with undone_on_failure(deps, action.restore, _nodes(action.members)):
+        everywhere(deps, _nodes(action.members), switch)
+
+
+def start_etcd(deps: Deps, action: StartEtcd, ctx: StepContext) -> None:
+    """Start all members together and prove them healthy and equal. The point of no return: nothing is put back.
+
+    Nothing is lost by that: the old data lies beside the new data on every host.
+    """
+    nodes = _nodes(action.members)
+    script = tool.start_script(action.restore, ("etcd",), Mark.STARTED, start_kubelet=True)
+    everywhere(deps, nodes, lambda h: sh(h, script, ctx))
+    expected = sorted(m.peer_url for m in action.members)
+    while True:
+        lacking = _not_one_cluster(deps, nodes, expected)
+        if not lacking:
+            break
+        ctx.progress(lacking, waiting=True)
+        remaining_s(ctx, lacking, hint="look at: crictl ps -a, crictl logs of etcd; then run the same command again")
+        ctx.cancel.wait(_POLL_S)
+    everywhere(deps, nodes, lambda h: sh(h, tool.mark_script(action.restore, Mark.SERVING), ctx))
+
+
+def _not_one_cluster(deps: Deps, nodes: Sequence[str], expected: Sequence[str]) -> str:
+    """Return what lacks for the members to be one healthy cluster with equal contents, "" when nothing does."""
+    hashes: dict[str, tuple[int, int]] = {}
+    for node in nodes:
+        host = deps.fleet.host(node)
+        problem = member_problem(host, deps.cancel)
+        if problem:
+            return f"{node}: {problem}"
+        listed = etcdctl.parse_member_list(ask(host, etcdctl.member_list_argv(), deps.cancel))
+        if sorted(u for m in listed for u in m.peer_urls) != list(expected):
+            return f"{node}: its members are {', '.join(m.name or '?' for m in listed)}"
+        try:
+            hashes[node] = hash_of(host, deps.cancel)
+        except ValueError as error:
+            return f"{node}: {error}"
+    if len(set(hashes.values())) > 1:
+        return "the members' contents differ: " + ", ".join(f"{n} {h:x} at {r}" for n, (h, r) in hashes.items())
+    return ""
+
+
+def member_problem(host: Host, cancel: Cancel) -> str:
+    """Return why the member of a host is not healthy, "" when it commits."""
+    try:
+        health = etcdctl.parse_endpoint_health(ask(host, etcdctl.endpoint_health_argv(), cancel))
+    except (ValueError, HostError) as error:
+        return f"its member does not answer yet ({str(error)[:200]})"
+    return next((h.problem or "it is not healthy" for h in health if not h.healthy), "")
+
+
+def hash_of(host: Host, cancel: Cancel, *, revision: int = 0) -> tuple[int, int]:
+    """Return the hash of a member's contents and the revision it is of; raises ValueError, HostError."""
+    return etcdctl.parse_hash(ask(host, etcdctl.hash_argv(revision), cancel))
+
+
+def ask(host: Host, argv: Sequence[str], cancel: Cancel) -> str:
+    """Return what etcdctl in the member's own container answers; raises ValueError when none runs, HostError."""
+    listed = host.run(crictl.containers_argv("etcd"), sudo=True, timeout_s=_ASK_S, cancel=cancel)
+    ids = crictl.parse_ids(listed.out)
+    if not ids:
+        raise ValueError("no container of etcd runs")
+    answer = host.run(etcdctl.in_container(min(ids), argv), sudo=True, check=False, timeout_s=_ASK_S, cancel=cancel)
+    return answer.out if answer.out.strip() else answer.err
+
+
+def everywhere(deps: Deps, nodes: Iterable[str], work: Callable[[Host], object]) -> None:
+    """Do something on all hosts side by side; raises the first error once all have ended."""
+    answers = deps.fleet.map(list(nodes), work, cancel=deps.cancel)
+    failed = [answer for answer in answers.values() if isinstance(answer, Exception)]
+    real = [error for error in failed if not isinstance(error, CancelledError)]
+    for error in (*real, *failed):
+        raise error
+
+
+@contextmanager
+def undone_on_failure(deps: Deps, restore: str, nodes: Sequence[str]) -> Iterator[None]:
+    """Put the old state of all hosts back when the block fails or is interrupted; the error then says so."""
+    try:
+        yield
+    except KopsError as error:
+        told = _undo(deps, restore, nodes)
+        error.hint = f"{told}; {error.hint}" if error.hint else told
+        raise
+
+
+def _undo(deps: Deps, restore: str, nodes: Sequence[str]) -> str:
+    """Return what was put back, as a sentence. Not cancellable: an interrupted restore must not leave things down."""
+
+    def undo(host: Host) -> None:
+        host.run(("sh", "-c", tool.undo_script(restore, _data_dir(host))), sudo=True, timeout_s=_UNDO_S)
+
+    answers = deps.fleet.map(list(nodes), undo)
+    failed = [f"{name} ({answer})" for name, answer in answers.items() if isinstance(answer, Exception)]
+    if failed:
+        return f"the old state could not be put back on {', '.join(failed)}: the same command goes on from there"
+    return "the old state was put back on every host"
+
+
+def _data_dir(host: Host) -> str:
+    return _observed(host, "data")
+
+
+def _observed(host: Host, key: str) -> str:
+    """Return what a host's manifest of etcd says, wherever it lies now."""
+    found = tool.parse_observed(host.run(("sh", "-c", tool.observe_script()), sudo=True, timeout_s=_ASK_S).out)
+    value = next((v for v in found.get(key, ()) if v), "")
+    if not value:
+        raise CommandFailedError(
+            f"the manifest of etcd does not say its {key}", where=host.name, hint="is etcd.yaml still there?"
+        )
+    return value
+
+
+def sh(host: Host, script: str, ctx: StepContext) -> str:
+    """Run a script as root with what is left of the step's time and return its output; raises HostError."""
+    return host.run(("sh", "-c", script), sudo=True, timeout_s=ctx.remaining_s(), cancel=ctx.cancel).out
+
+
+def _nodes(members: Iterable[NewMember]) -> tuple[str, ...]:
+    return tuple(m.node for m in members)

@@ -1,0 +1,206 @@
+"""The command etcd restore: what is to be mended is looked at, decided once, and carried out without the API."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
+from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
+from kops_py.model.errors import BackupError, ConfigError, HostError
+from kops_py.model.etcd_restore import RestoreFacts, RestoreKind, RestoreRun, SnapshotFacts
+from kops_py.model.event import Note
+from kops_py.model.facts import Facts
+from kops_py.model.plan import Plan
+from kops_py.model.spec import ClusterSpec, CniType
+
+if TYPE_CHECKING:
+    from kops_py.actions.etcd_restore_perform import RestorePerformer
+    from kops_py.runbooks.etcd_restore import RestoreArguments
+
+CA_CERTIFICATE = "/etc/kubernetes/pki/ca.crt"
+CACHING_NAMESPACES = ("kube-system", "kube-flannel", "calico-system", "calico-apiserver", "tigera-operator", "cilium")
+"""Where add-ons run that watch the API: proxies, networks, DNS."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSettings:
+    """What the command line says about a restore; at most one of ``file`` and ``member`` is given."""
+
+    file: Path | None = None
+    member: str = ""
+    kind: RestoreKind | None = None
+    force: bool = False
+    namespaces: tuple[str, ...] = ()
+    """More namespaces whose containers are restarted."""
+
+
+def run_restore(settings: Settings, emit: Emit, confirm: Confirm, *, given: RestoreSettings) -> RunResult:
+    """Restore etcd; raises KopsError before anything is touched."""
+    return run_operation(settings, emit, confirm, "etcd-restore", lambda opened: _decide(opened, given))
+
+
+def _decide(opened: Session, given: RestoreSettings) -> Decided:
+    from kops_py.runbooks.etcd_restore import etcd_restore
+    from kops_py.runbooks.etcd_restore_choice import choose_run, restore_findings
+    from kops_py.runbooks.preflight import mark_ignored
+
+    spec = opened.spec
+    _check_spec(spec, given)
+    snapshot = read_snapshot(given.file) if given.file else None
+    opened.emit(Note(message=looking_at(spec)))
+    facts = _observe(opened, closely=True)
+    snapshot = _completed(opened, facts, snapshot, given)
+    run = choose_run(spec, facts, given.kind, snapshot)
+    if run.kind is not RestoreKind.MEMBER and snapshot is None:
+        raise ConfigError(
+            "nothing was named that could be restored",
+            why=f"{len(facts.serving)} of {len(spec.control_planes)} members of etcd serve",
+            hint="name a snapshot with --from FILE, or a stopped member's data with --from-member HOST",
+        )
+    arguments = _arguments(spec, facts, run, snapshot, given)
+    found = restore_findings(
+        spec, facts, run, snapshot, force=given.force, size_bytes=snapshot.size_bytes if snapshot else 0
+    )
+    _tell(opened, facts, run, snapshot)
+
+    def replan() -> tuple[Plan, Facts]:
+        from kops_py.observe.host import observe_hosts
+
+        now = _observe(opened, closely=False)
+        return etcd_restore(spec, now, arguments), Facts(hosts=observe_hosts(opened.fleet, spec, cancel=opened.cancel))
+
+    def open_snapshot() -> BinaryIO:
+        if given.file is None:
+            raise ConfigError("there is no snapshot file to copy", hint="run the command with --from FILE again")
+        return given.file.open("rb")
+
+    def performer(place: RunPlace) -> RestorePerformer:
+        from kops_py.actions.etcd_restore_perform import RestorePerformer
+        from kops_py.app.bootstrap import make_deps
+
+        return RestorePerformer(make_deps(opened, place, Facts(hosts={})), open_snapshot, place.folder)
+
+    plan = etcd_restore(spec, facts, arguments)
+    return Decided(plan, mark_ignored(found, opened.ignored), replan, performer, keeps_lease=False)
+
+
+def _check_spec(spec: ClusterSpec, given: RestoreSettings) -> None:
+    if spec.external_etcd:
+        raise ConfigError(
+            "etcd of this cluster is external, and kops-py restores stacked etcd only so far",
+            hint="docs/etcd-restore.md tells how to do it by hand",
+        )
+    if spec.limit is not None:
+        raise ConfigError("--limit makes no sense here", why="a restore concerns every member", hint="leave it out")
+    if given.member and given.member not in {h.name for h in spec.control_planes}:
+        raise ConfigError(
+            f"--from-member {given.member}: no control plane of this inventory",
+            hint="there are " + ", ".join(h.name for h in spec.control_planes),
+        )
+
+
+def read_snapshot(path: Path) -> SnapshotFacts:
+    """Look at a snapshot file; raises BackupError when it is damaged or no snapshot. Memory does not grow with it."""
+    from kops_py.tools.bolt import NotADatabaseError, has_trailing_hash, read_database
+
+    hint = "choose another backup; this one restores nothing"
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if not has_trailing_hash(data):
+                raise BackupError(
+                    "the snapshot is damaged or cut off",
+                    where=str(path),
+                    why="its SHA-256 is not that of it",
+                    hint=hint,
+                )
+            found = read_database(data)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return SnapshotFacts(path.name, digest, len(data), found.revision, found.minor)
+    except NotADatabaseError as error:
+        raise BackupError("this is no snapshot of etcd", where=str(path), why=str(error), hint=hint) from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            "the snapshot cannot be read", where=str(path), why=str(error), hint="look at the path"
+        ) from error
+
+
+def _observe(opened: Session, *, closely: bool) -> RestoreFacts:
+    from kops_py.observe.etcd_restore import observe_restore
+
+    return observe_restore(opened.fleet, opened.spec, cancel=opened.cancel, closely=closely)
+
+
+def _completed(
+    opened: Session, facts: RestoreFacts, snapshot: SnapshotFacts | None, given: RestoreSettings
+) -> SnapshotFacts | None:
+    """Return the source with what only the hosts know: whose it is, or what a member's data holds."""
+    if given.member:
+        host = facts.hosts[given.member]
+        if not host.reachable:
+            raise host.problem or HostError("it cannot be reached", where=given.member)
+        label = f"the data of {given.member}"
+        return SnapshotFacts(label, given.member, host.data_bytes, host.revision, host.minor, member=given.member)
+    if snapshot is None or given.file is None:
+        return snapshot
+    import dataclasses
+
+    return dataclasses.replace(snapshot, has_our_ca=_has_our_ca(opened, given.file))
+
+
+def _has_our_ca(opened: Session, path: Path) -> bool:
+    """Whether the authority of this cluster is in the snapshot: kubeadm writes its certificate into ConfigMaps."""
+    import base64
+
+    for host in opened.spec.control_planes:
+        try:
+            pem = opened.fleet.host(host.name).read_file(CA_CERTIFICATE).strip()
+        except HostError:
+            continue
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return data.find(pem) >= 0 or data.find(base64.b64encode(pem)[:512]) >= 0
+    return True  # no host has one: new machines, and nothing to compare with
+
+
+def _arguments(
+    spec: ClusterSpec, facts: RestoreFacts, run: RestoreRun, snapshot: SnapshotFacts | None, given: RestoreSettings
+) -> RestoreArguments:
+    from kops_py.runbooks.etcd_restore import RestoreArguments
+    from kops_py.runbooks.etcd_restore_choice import new_members
+    from kops_py.tools.etcd_restore import BUMP
+
+    members = new_members(spec, facts, run)
+    nodes = tuple(m.node for m in members)
+    workers = tuple(h.name for h in spec.workers if facts.hosts[h.name].reachable)
+    bumps = bool(nodes) and all(facts.hosts[n].bumps_revision for n in nodes)
+    replaced = run.kind is RestoreKind.MEMBER
+    return RestoreArguments(
+        run=run,
+        nodes=nodes,
+        workers=() if replaced else workers,
+        members=members,
+        snapshot=snapshot,
+        via=tuple(n for n in facts.serving if n not in nodes),
+        bump=BUMP if bumps and not replaced else 0,
+        namespaces=() if replaced or bumps else tuple(dict.fromkeys((*CACHING_NAMESPACES, *given.namespaces))),
+        network=spec.network.cni is not CniType.NONE,
+    )
+
+
+def _tell(opened: Session, facts: RestoreFacts, run: RestoreRun, snapshot: SnapshotFacts | None) -> None:
+    """Say what was found, in one line each: the person who reads it has no other sight of the cluster."""
+    for host in opened.spec.control_planes:
+        found = facts.hosts[host.name]
+        if not found.reachable:
+            continue
+        state = "serves" if found.serves else "runs" if "etcd" in found.running else "is stopped"
+        data = f"revision {found.revision}" if found.revision else "data" if found.has_data else "no data"
+        opened.emit(Note(message=f"etcd {found.version or '?'} {state}, {data}", node=host.name))
+    if snapshot is not None and run.kind is not RestoreKind.MEMBER:
+        opened.emit(
+            Note(message=f"{snapshot.label}: etcd {snapshot.minor or '?'}, revision {snapshot.revision or '?'}")
+        )
+    opened.emit(Note(message=f"restore {run.id}: kind {run.kind}"))

@@ -1,0 +1,227 @@
+"""Restores on real kubeadm clusters: from one wiped control plane to the loss of every disk.
+
+Each with keys written before and after the snapshot, a workload that goes on answering, and a controller and a
+kubelet that are seen to notice what is changed after the restore.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import workload
+from tests.e2e.bed import Bed
+from tests.e2e.program import Finished
+
+PLANES = ("n1", "n2", "n3")
+NODES = ("n1", "n2", "n3", "n4")
+BALANCER = "n5"
+GOAL_S = 300
+ETCDCTL = (
+    "crictl exec $(crictl ps --name '^etcd$' -q) etcdctl --endpoints=https://127.0.0.1:2379 "
+    "--cacert=/etc/kubernetes/pki/etcd/ca.crt --cert=/etc/kubernetes/pki/etcd/healthcheck-client.crt "
+    "--key=/etc/kubernetes/pki/etcd/healthcheck-client.key"
+)
+KILLED_AT = (
+    r"n1 has the snapshot",
+    r"stopping etcd",
+    r"\[.*switch over",
+    r"is not healthy|does not answer yet|no container of etcd",
+    r"API server is not ready",
+    r"restarting \d+ containers",
+)
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+@pytest.mark.soak
+def test_single_control_plane_wiped(bed: Bed, tmp_path: Path) -> None:
+    """The only disk is lost while the node is down; a fresh, empty etcd then serves, and is told from the cluster."""
+    nodes = _single(bed)
+    snapshot = _prepared(bed, nodes, tmp_path)
+    bed.node("n1").exec("systemctl stop kubelet; crictl stop --timeout 5 $(crictl ps --name '^etcd$' -q)")
+    _wipe(bed, "n1")
+    bed.node("n1").exec("systemctl start kubelet")
+    _restored(bed, nodes, snapshot, kept=())
+
+
+@pytest.mark.soak
+def test_set_back_and_refusals(bed: Bed, tmp_path: Path) -> None:
+    """What must be refused is, before anything is touched; with --force the cluster is set back, old data kept."""
+    nodes = _single(bed)
+    snapshot = _prepared(bed, nodes, tmp_path)
+    refused = bed.program.run("etcd", "restore", "--from", str(snapshot), "-y", exit_code=3)
+    assert "quorum-serves" in refused.text, refused.report()
+    damaged = tmp_path / "damaged.db"
+    body = bytearray(snapshot.read_bytes())
+    body[len(body) // 2] ^= 1
+    damaged.write_bytes(body)
+    bed.program.run("etcd", "restore", "--from", str(damaged), "--force", "-y", exit_code=14)
+    planned = bed.program.run("etcd", "restore", "--from", str(snapshot), "--force", "--plan", exit_code=20)
+    assert "point of no return" in planned.stdout, planned.report()
+    assert "restore-loses" in planned.text, planned.report()
+    _check_canaries(bed, before=True, after=True)  # nothing was touched so far
+    _restored(bed, nodes, snapshot, "--force", kept=("n1",))
+    again = bed.program.run("etcd", "restore", "--from", str(snapshot), "--force", "-y", exit_code=3)
+    assert "restore-repeated" in again.text, again.report()
+
+
+@pytest.mark.soak
+def test_one_disk_of_three_lost(bed: Bed, tmp_path: Path) -> None:
+    """Quorum serves: the member is replaced, nothing is restored and nothing is lost."""
+    nodes = _three(bed)
+    _prepared(bed, nodes, tmp_path)
+    _lose_disks(bed, ("n3",))
+    finished = bed.program.run("etcd", "restore", "-y", deadline_s=600)
+    bed.say(f"member of n3 replaced in {finished.duration_s:.1f} s")
+    assert finished.duration_s < GOAL_S
+    _check_canaries(bed, before=True, after=True)
+    _check_serves(bed, nodes)
+
+
+@pytest.mark.soak
+def test_two_disks_of_three_lost(bed: Bed, tmp_path: Path) -> None:
+    """The survivor's data is newer than the snapshot: that is said, and with it nothing is lost."""
+    nodes = _three(bed)
+    snapshot = _prepared(bed, nodes, tmp_path)
+    _lose_disks(bed, ("n2", "n3"))
+    refused = bed.program.run("etcd", "restore", "--from", str(snapshot), "-y", exit_code=3)
+    assert "newer-data-survives" in refused.text, refused.report()
+    assert "--from-member n1" in refused.text, refused.report()
+    finished = bed.program.run("etcd", "restore", "--from-member", "n1", "-y", deadline_s=600)
+    bed.say(f"restored from the data of n1 in {finished.duration_s:.1f} s")
+    assert finished.duration_s < GOAL_S
+    _check_canaries(bed, before=True, after=True)
+    _check_serves(bed, nodes)
+
+
+@pytest.mark.soak
+def test_all_disks_of_three_lost(bed: Bed, tmp_path: Path) -> None:
+    """Every disk is lost, and the restore is killed at several points: the same command finishes it."""
+    nodes = _three(bed)
+    snapshot = _prepared(bed, nodes, tmp_path)
+    _lose_disks(bed, PLANES)
+    for point in KILLED_AT:
+        running = bed.program.start("etcd", "restore", "--from", str(snapshot), "-y")
+        try:
+            spent = running.wait_said(point, deadline_s=200)
+        except AssertionError as error:
+            raise AssertionError(f"never seen: {point!r}") from error
+        running.kill()
+        bed.say(f"killed {spent:.1f} s after its start at {point!r}")
+    _restored(bed, nodes, snapshot, kept=())
+
+
+@pytest.mark.soak
+def test_all_three_set_back_at_once(bed: Bed, tmp_path: Path) -> None:
+    """A whole stacked cluster set back by force: the time of an undisturbed restore, old data kept on every host."""
+    nodes = _three(bed)
+    snapshot = _prepared(bed, nodes, tmp_path)
+    _restored(bed, nodes, snapshot, "--force", kept=PLANES)
+
+
+def _single(bed: Bed) -> tuple[str, ...]:
+    nodes = ("n1", "n2")
+    bed.boot(2)
+    bed.write_inventory(control_planes=nodes[:1], workers=nodes[1:])
+    bed.write_cluster("restored")
+    bed.bootstrap()
+    return nodes
+
+
+def _three(bed: Bed) -> tuple[str, ...]:
+    bed.boot(5)
+    bed.write_inventory(control_planes=PLANES, workers=NODES[3:], load_balancers=[BALANCER])
+    bed.write_cluster("restored")
+    bed.bootstrap(deadline_s=600)
+    return NODES
+
+
+def _prepared(bed: Bed, nodes: Sequence[str], folder: Path) -> Path:
+    """Deploy the workload, write keys, take a snapshot, write more keys; returns the snapshot on this machine."""
+    workload.load_image(bed, nodes)
+    workload.deploy(bed, nodes)
+    bed.kubectl("create configmap canary-before --from-literal=word=before")
+    bed.kubectl("create secret generic canary --from-literal=word=readable")
+    bed.node("n1").exec(f"{ETCDCTL} snapshot save /var/lib/etcd/test.db && mv /var/lib/etcd/test.db /var/tmp/test.db")
+    place = folder / "snapshot.db"
+    argv = bed.node("n1").exec_argv("cat", "/var/tmp/test.db")
+    place.write_bytes(subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout)
+    bed.kubectl("create configmap canary-after --from-literal=word=after")
+    return place
+
+
+def _wipe(bed: Bed, name: str) -> None:
+    bed.node(name).exec("find /var/lib/etcd -mindepth 1 -delete")
+
+
+def _lose_disks(bed: Bed, names: Sequence[str]) -> None:
+    """Take the data of these members while they are down, all at the same time, and let them come back."""
+    for name in names:
+        bed.node(name).exec(
+            "systemctl stop kubelet; crictl stop --timeout 0 $(crictl ps --name '^etcd$' -q)", check=False
+        )
+    for name in names:
+        _wipe(bed, name)
+    for name in names:
+        bed.node(name).exec("systemctl start kubelet")
+
+
+def _restored(bed: Bed, nodes: Sequence[str], snapshot: Path, *arguments: str, kept: Sequence[str]) -> Finished:
+    """Restore the snapshot to its end and check all that must hold afterwards."""
+    finished = bed.program.run("etcd", "restore", "--from", str(snapshot), *arguments, "-y", deadline_s=900)
+    bed.say(f"restored {len(nodes)} nodes in {finished.duration_s:.1f} s")
+    assert finished.duration_s < GOAL_S
+    _check_canaries(bed, before=True, after=False)
+    for name in kept:
+        found = bed.node(name).exec(
+            "ls -d /var/lib/etcd/etcd-before-r*/member /var/lib/etcd-before-r*/member", check=False
+        )
+        assert re.search(r"before-r\d+-[0-9a-f]+-\d{8}T\d{6}Z/member", found.stdout), found
+    _check_serves(bed, nodes)
+    return finished
+
+
+def _check_canaries(bed: Bed, *, before: bool, after: bool) -> None:
+    found = bed.kubectl("get configmaps -o name").split()
+    assert ("configmap/canary-before" in found, "configmap/canary-after" in found) == (before, after)
+    word = bed.kubectl("get secret canary -o jsonpath={.data.word}")
+    assert word == "cmVhZGFibGU=", word
+
+
+def _check_serves(bed: Bed, nodes: Sequence[str]) -> None:
+    """Members equal, workload answering, a controller and every kubelet noticing changes, nothing of ours left."""
+    status = bed.program.run("status", "-o", "json").json()
+    planes = [
+        n for n in nodes if bed.node(n).exec("test -e /etc/kubernetes/manifests/etcd.yaml", check=False).returncode == 0
+    ]
+    assert [m["name"] for m in status["etcd_members"] if m["healthy"] and not m["is_learner"]] == planes, status
+    bed.wait_ready(nodes)
+    workload.wait_answers(bed, nodes, deadline_s=90)
+    started = time.monotonic()
+    replicas = workload.REPLICAS + len(nodes)
+    bed.kubectl(f"scale deployment/echo --replicas={replicas}")
+    bed.node("n1").exec(
+        "kubectl --kubeconfig /etc/kubernetes/admin.conf rollout status deployment/echo --timeout=120s", timeout_s=130
+    )
+    bed.say(f"a scaled Deployment has its pods {time.monotonic() - started:.1f} s after the restore")
+    # A pod bound to each node by hand: only its kubelet can make it run.
+    for name in nodes:
+        bed.kubectl(f'run kubelet-{name} --image={workload.IMAGE} --overrides=\'{{"spec":{{"nodeName":"{name}"}}}}\'')
+    for name in nodes:
+        bed.kubectl(f"wait pod/kubelet-{name} --for=condition=Ready --timeout=9s")
+    workload.wait_answers(bed, nodes, deadline_s=60)
+    bed.say(f"every kubelet runs a new pod {time.monotonic() - started:.1f} s after the restore")
+    for name in nodes:
+        left = bed.node(name).exec(
+            "find /var/lib/kops-py/restore -name '*.db' -o -name '*.yaml'; ls -d /var/lib/etcd/.kops* 2>/dev/null;"
+            " stat -c '%a' /var/lib/kops-py/restore",
+            check=False,
+        )
+        assert left.stdout.split() in (["700"], []), left
+    bed.assert_nothing_to_do()
