@@ -139,7 +139,12 @@ def _kind(spec: ClusterSpec, facts: RestoreFacts) -> RestoreKind:
     if len(serving) >= quorum(len(planes)):
         # Everything serves: setting it back is the only thing a restore can mean.
         return RestoreKind.MEMBER if len(serving) < len(planes) else RestoreKind.ALL
-    return RestoreKind.QUORUM if any(h.revision for h in planes) else RestoreKind.ALL
+    return RestoreKind.QUORUM if any(h.revision and not is_empty(h) for h in planes) else RestoreKind.ALL
+
+
+def is_empty(host: RestoreHost) -> bool:
+    """Whether a member answers and nothing of a cluster is in it: whatever its revision, there is nothing to lose."""
+    return host.healthy and not host.holds_cluster
 
 
 def quorum(members: int) -> int:
@@ -230,7 +235,7 @@ def _before(
             hint="restore a snapshot: kops-py etcd restore --from FILE",
         )
     for host in planes:
-        if host.healthy and not host.holds_cluster:
+        if is_empty(host):
             yield STORE_EMPTY.found(f"its store is at revision {host.revision}", node=host.name)
     for other in unfinished(facts):
         if other.id != run.id:
@@ -250,11 +255,9 @@ def _of_snapshot(planes: list[RestoreHost], run: RestoreRun, snapshot: SnapshotF
     ended = [i for h in planes for i, words in h.begun.items() if words.endswith(f" {run.source}") and i != run.id]
     if ended and not snapshot.member:
         yield REPEATED.found(f"by {', '.join(sorted(set(ended)))}")
-    newest = max(planes, key=lambda h: h.revision if h.reachable else 0)
-    known = [h for h in planes if h.holds_cluster or not h.healthy]
-    newest = max(known, key=lambda h: h.revision, default=newest)
-    ahead = newest.revision - snapshot.revision
-    if snapshot.revision and ahead > 0:
+    newest = max((h for h in planes if not is_empty(h)), key=lambda h: h.revision, default=None)
+    ahead = newest.revision - snapshot.revision if newest else 0
+    if newest and snapshot.revision and ahead > 0:
         text = f"{newest.name} is at revision {newest.revision}, {snapshot.label} at {snapshot.revision}"
         if snapshot.member or any(h.serves for h in planes):
             yield LOSES.found(f"{text}: {ahead} revisions are lost")
