@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kops_py.connect.base import Cancel, CommandResult
-from kops_py.model.errors import CommandFailedError, UnreachableError
+from kops_py.model.errors import CommandFailedError, KopsError, UnreachableError
 from kops_py.model.etcd_restore import STATIC_PODS
 from kops_py.tools import etcd_restore as tool
 
@@ -38,7 +38,8 @@ case "$1" in
   *) exit 64 ;;
 esac
 while [ "$1" != image:1 ]; do
-  case "$1" in *dst=/work,*) work="${1#*src=}"; work="${work%%,*}" ;; *dst=/out,*) out="${1#*src=}"; out="${out%%,*}" ;; esac
+  source="${1#*src=}"
+  case "$1" in *dst=/work,*) work="${source%%,*}" ;; *dst=/out,*) out="${source%%,*}" ;; esac
   shift
 done
 shift 2
@@ -190,7 +191,8 @@ class FolderHost:
         fake = self.root / "bin/crictl"
         listed = " ".join(sorted(self.running))
         fake.write_text(
-            f'#!/bin/sh\n[ "$1 $2 $4" = "ps --name -q" ] || exit 64\nfor p in {listed}; do [ "^$p$" = "$3" ] && echo $p; done\n:\n'
+            '#!/bin/sh\n[ "$1 $2 $4" = "ps --name -q" ] || exit 64\n'
+            f'for p in {listed}; do [ "^$p$" = "$3" ] && echo $p; done\n:\n'
         )
         fake.chmod(0o755)
         done = subprocess.run(
@@ -243,9 +245,7 @@ class FolderCluster:
         for name in names:
             try:
                 found[name] = work(self.hosts[name])
-            except Exception as error:  # noqa: BLE001 - handed on below unless it is one of ours
-                if not hasattr(error, "hint"):
-                    raise
+            except KopsError as error:
                 found[name] = error
         return found
 

@@ -66,10 +66,10 @@ class World:
         self.events: list[Event] = []
         self.runs = 0
         base = stage(control_planes)
-        self.deps = replace(base.deps, fleet=self.cluster, ansible=NoAnsible(), kube=Access(base.kube))  # type: ignore[arg-type]
+        self.deps = replace(base.deps, fleet=self.cluster, ansible=NoAnsible(), kube=Access(base.kube))
 
     def facts(self) -> RestoreFacts:
-        return observe_restore(self.cluster, self.spec, cancel=self.cancel, closely=True)  # type: ignore[arg-type]
+        return observe_restore(self.cluster, self.spec, cancel=self.cancel, closely=True)
 
     def arguments(self, kind: RestoreKind | None = RestoreKind.ALL, member: str = "") -> RestoreArguments:
         facts = self.facts()
@@ -89,7 +89,7 @@ class World:
 
         self.runs += 1
         performer = Performer(self.deps, lambda: io.BytesIO(self.snapshot), self.folder)
-        performer.after = after  # type: ignore[method-assign]
+        performer.after = after
         journal = Journal(self.folder / f"journal-{self.runs}.jsonl")
         return Engine(performer, journal, self.events.append, self.cancel).run(plan(), plan)
 

@@ -83,7 +83,7 @@ class SimulatedHosts:
             host, up = self.hosts[name], frozenset(pods)
             self.change(name, manifests=host.manifests | up, running=host.running | up, aside=host.aside - up)
 
-    def perform(self, step: Step) -> None:  # noqa: PLR0912 - one case per action
+    def perform(self, step: Step) -> None:
         match step.action:
             case model.UploadSnapshot(restore=r, words=w, nodes=n) | model.FetchData(restore=r, words=w, nodes=n):
                 self.mark(n, r, Mark.BEGUN, Mark.UPLOADED, words=w)
