@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kops_py.actions.deps import Deps
-from kops_py.actions.etcd_restore import ask, hash_of, member_problem, sh, stop_control_plane
+from kops_py.actions.etcd_restore import (
+    ask,
+    hash_of,
+    member_problem,
+    run_etcdctl,
+    sh,
+    start_member_script,
+    stop_control_plane,
+)
 from kops_py.actions.waiting import remaining_s
 from kops_py.connect.base import Host
 from kops_py.engine.run import StepContext
@@ -19,7 +27,12 @@ _POLL_S = 0.5
 
 def stop_member(deps: Deps, action: StopMember, ctx: StepContext) -> None:
     """Stop the control plane of the host whose member is lost; raises DeadlineError."""
-    stop_control_plane(deps.fleet.host(action.node), action.restore, action.words, ctx)
+    host = deps.fleet.host(action.node)
+    if not action.unit:
+        stop_control_plane(host, action.restore, action.words, ctx)
+        return
+    sh(host, tool.begin_script(action.restore, action.words), ctx)
+    sh(host, tool.stop_unit_script(action.restore), ctx)
 
 
 def remove_member(deps: Deps, action: RemoveMember, ctx: StepContext) -> None:
@@ -48,18 +61,21 @@ def add_member(deps: Deps, action: AddMember, ctx: StepContext) -> None:
     if not any(member.peer_url in m.peer_urls for m in _members(deps, via)):
         _tell(deps, via, etcdctl.member_add_argv(member.name, member.peer_url))
     cluster = ",".join(f"{m.name or member.name}={url}" for m in _members(deps, via) for url in m.peer_urls)
-    path = f"{tool.ASIDE}/etcd.yaml"
-    text = tool.joining_manifest(host.read_file(path).decode(), cluster)
-    host.write_file(path, text.encode(), timeout_s=ctx.remaining_s())
+    if member.unit:
+        host.write_file(tool.INITIAL_ENV, tool.initial_env(cluster).encode(), timeout_s=ctx.remaining_s())
+    else:
+        path = f"{tool.ASIDE}/etcd.yaml"
+        text = tool.joining_manifest(host.read_file(path).decode(), cluster)
+        host.write_file(path, text.encode(), timeout_s=ctx.remaining_s())
     sh(host, tool.mark_script(action.restore, Mark.ADDED), ctx)
 
 
 def promote_member(deps: Deps, action: PromoteMember, ctx: StepContext) -> None:
     """Start the new member, give it its vote once it has caught up, and prove its contents; raises DeadlineError."""
     member, host = action.member, deps.fleet.host(action.member.node)
-    sh(host, tool.start_script(action.restore, ("etcd",), Mark.STARTED, start_kubelet=True), ctx)
+    sh(host, start_member_script(action.restore, unit=bool(member.unit)), ctx)
     while True:
-        lacking = _not_promoted(deps, action) or member_problem(host, deps.cancel) or _differs(deps, action)
+        lacking = _not_promoted(deps, action) or member_problem(deps, host) or _differs(deps, action)
         if not lacking:
             break
         ctx.progress(lacking, waiting=True)
@@ -88,9 +104,10 @@ def _not_promoted(deps: Deps, action: PromoteMember) -> str:
 def _differs(deps: Deps, action: PromoteMember) -> str:
     """Return how the new member differs from a healthy one at the same revision; others write meanwhile."""
     try:
-        own, revision = hash_of(deps.fleet.host(action.member.node), deps.cancel)
-        own, _ = hash_of(deps.fleet.host(action.member.node), deps.cancel, revision=revision)
-        other, _ = hash_of(_healthy(deps, action.via)[0], deps.cancel, revision=revision)
+        host = deps.fleet.host(action.member.node)
+        own, revision = hash_of(deps, host)
+        own, _ = hash_of(deps, host, revision=revision)
+        other, _ = hash_of(deps, _healthy(deps, action.via)[0], revision=revision)
     except (ValueError, HostError) as error:
         return f"its contents are not comparable yet ({str(error)[:200]})"
     return "" if own == other else f"its contents differ from the others' at revision {revision}"
@@ -99,7 +116,7 @@ def _differs(deps: Deps, action: PromoteMember) -> str:
 def _healthy(deps: Deps, names: Sequence[str]) -> list[Host]:
     """Return the hosts whose members commit; raises EtcdError when there is none."""
     hosts = [deps.fleet.host(n) for n in names]
-    found = [h for h in hosts if not member_problem(h, deps.cancel)]
+    found = [h for h in hosts if not member_problem(deps, h)]
     if not found:
         raise EtcdError(
             "no healthy member is left to ask",
@@ -111,19 +128,17 @@ def _healthy(deps: Deps, names: Sequence[str]) -> list[Host]:
 
 def _members(deps: Deps, host: Host) -> tuple[etcdctl.EtcdMemberEntry, ...]:
     try:
-        return etcdctl.parse_member_list(ask(host, etcdctl.member_list_argv(), deps.cancel))
+        return etcdctl.parse_member_list(ask(deps, host, etcdctl.member_list_argv()))
     except ValueError as error:
         raise EtcdError("the member list cannot be read", where=host.name, why=str(error)) from error
 
 
 def _tell(deps: Deps, host: Host, argv: Sequence[str]) -> None:
     """Let etcd change its members; raises EtcdError with what it said."""
-    from kops_py.tools import crictl
-
-    ids = crictl.parse_ids(host.run(crictl.containers_argv("etcd"), sudo=True, cancel=deps.cancel).out)
-    if not ids:
-        raise EtcdError("no container of etcd runs", where=host.name, hint="run the same command again")
-    answer = host.run(etcdctl.in_container(min(ids), argv), sudo=True, check=False, cancel=deps.cancel)
+    try:
+        answer = run_etcdctl(deps, host, argv)
+    except ValueError as error:
+        raise EtcdError(str(error), where=host.name, hint="run the same command again") from error
     if not answer.ok:
         lines = (answer.err.strip() or answer.out.strip()).splitlines()
         raise EtcdError(

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from kops_py.actions.deps import Deps
 from kops_py.actions.waiting import remaining_s
-from kops_py.connect.base import Cancel, Host
+from kops_py.connect.base import CommandResult, Host
 from kops_py.engine.run import StepContext
 from kops_py.model.errors import CancelledError, CommandFailedError, EtcdError, HostError, KopsError
 from kops_py.model.etcd_restore import (
@@ -51,10 +51,10 @@ def upload_snapshot(deps: Deps, action: UploadSnapshot, ctx: StepContext, open_s
 
 def fetch_data(deps: Deps, action: FetchData, ctx: StepContext, place: Path) -> None:
     """Copy a stopped member's database to all members by way of a file of ours (0600), removed afterwards."""
-    data_dir = _data_dir(deps.fleet.host(action.member))
     digest = hashlib.sha256()
-    with undone_on_failure(deps, action.restore, action.nodes):
+    with undone_on_failure(deps, action.restore, action.stopped):
         try:
+            data_dir = _observed(deps.fleet.host(action.member), "data")
             with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
 
                 def take(piece: bytes) -> None:
@@ -102,7 +102,7 @@ def stage_data(deps: Deps, action: StageData, ctx: StepContext) -> None:
         member = next(m for m in action.members if m.node == host.name)
         script = tool.stage_script(
             action.restore,
-            _observed(host, "image"),
+            "" if member.unit else _observed(host, "image"),
             member,
             action.members,
             action.token,
@@ -119,14 +119,20 @@ def stage_data(deps: Deps, action: StageData, ctx: StepContext) -> None:
                 hint="choose another snapshot; nothing was changed",
             ) from error
 
-    with undone_on_failure(deps, action.restore, _nodes(action.members)):
+    with undone_on_failure(deps, action.restore, action.stopped):
         everywhere(deps, _nodes(action.members), stage)
 
 
 def stop_control_planes(deps: Deps, action: StopControlPlanes, ctx: StepContext) -> None:
-    """Stop kubelets and static pods on all these hosts and wait until no container is left."""
-    with undone_on_failure(deps, action.restore, action.nodes):
+    """Stop kubelets and static pods on all these hosts, then external members; wait until nothing of it runs."""
+
+    def stop_unit(host: Host) -> None:
+        sh(host, tool.begin_script(action.restore, action.words), ctx)
+        sh(host, tool.stop_unit_script(action.restore), ctx)
+
+    with undone_on_failure(deps, action.restore, (*action.nodes, *action.units)):
         everywhere(deps, action.nodes, lambda h: stop_control_plane(h, action.restore, action.words, ctx))
+        everywhere(deps, action.units, stop_unit)
 
 
 def stop_control_plane(host: Host, restore: str, words: str, ctx: StepContext) -> None:
@@ -151,7 +157,7 @@ def switch_data(deps: Deps, action: SwitchData, ctx: StepContext) -> None:
     def switch(host: Host) -> None:
         sh(host, tool.switch_script(action.restore, by_node[host.name].data_dir), ctx)
 
-    with undone_on_failure(deps, action.restore, _nodes(action.members)):
+    with undone_on_failure(deps, action.restore, action.stopped):
         everywhere(deps, _nodes(action.members), switch)
 
 
@@ -161,8 +167,8 @@ def start_etcd(deps: Deps, action: StartEtcd, ctx: StepContext) -> None:
     Nothing is lost by that: the old data lies beside the new data on every host.
     """
     nodes = _nodes(action.members)
-    script = tool.start_script(action.restore, ("etcd",), Mark.STARTED, start_kubelet=True)
-    everywhere(deps, nodes, lambda h: sh(h, script, ctx))
+    units = {m.node for m in action.members if m.unit}
+    everywhere(deps, nodes, lambda h: sh(h, start_member_script(action.restore, unit=h.name in units), ctx))
     expected = sorted(m.peer_url for m in action.members)
     while True:
         lacking = _not_one_cluster(deps, nodes, expected)
@@ -174,19 +180,26 @@ def start_etcd(deps: Deps, action: StartEtcd, ctx: StepContext) -> None:
     everywhere(deps, nodes, lambda h: sh(h, tool.mark_script(action.restore, Mark.SERVING), ctx))
 
 
+def start_member_script(restore: str, *, unit: bool) -> str:
+    """Return the script that starts a member with its new data; nothing is put back on its host from then on."""
+    if unit:
+        return tool.start_unit_script(restore, Mark.STARTED)
+    return tool.start_script(restore, ("etcd",), Mark.STARTED, start_kubelet=True)
+
+
 def _not_one_cluster(deps: Deps, nodes: Sequence[str], expected: Sequence[str]) -> str:
     """Return what lacks for the members to be one healthy cluster with equal contents, "" when nothing does."""
     hashes: dict[str, tuple[int, int]] = {}
     for node in nodes:
         host = deps.fleet.host(node)
-        problem = member_problem(host, deps.cancel)
+        problem = member_problem(deps, host)
         if problem:
             return f"{node}: {problem}"
-        listed = etcdctl.parse_member_list(ask(host, etcdctl.member_list_argv(), deps.cancel))
+        listed = etcdctl.parse_member_list(ask(deps, host, etcdctl.member_list_argv()))
         if sorted(u for m in listed for u in m.peer_urls) != list(expected):
             return f"{node}: its members are {', '.join(m.name or '?' for m in listed)}"
         try:
-            hashes[node] = hash_of(host, deps.cancel)
+            hashes[node] = hash_of(deps, host)
         except ValueError as error:
             return f"{node}: {error}"
     if len(set(hashes.values())) > 1:
@@ -194,28 +207,37 @@ def _not_one_cluster(deps: Deps, nodes: Sequence[str], expected: Sequence[str]) 
     return ""
 
 
-def member_problem(host: Host, cancel: Cancel) -> str:
+def member_problem(deps: Deps, host: Host) -> str:
     """Return why the member of a host is not healthy, "" when it commits."""
     try:
-        health = etcdctl.parse_endpoint_health(ask(host, etcdctl.endpoint_health_argv(), cancel))
+        health = etcdctl.parse_endpoint_health(ask(deps, host, etcdctl.endpoint_health_argv()))
     except (ValueError, HostError) as error:
         return f"its member does not answer yet ({str(error)[:200]})"
     return next((h.problem or "it is not healthy" for h in health if not h.healthy), "")
 
 
-def hash_of(host: Host, cancel: Cancel, *, revision: int = 0) -> tuple[int, int]:
+def hash_of(deps: Deps, host: Host, *, revision: int = 0) -> tuple[int, int]:
     """Return the hash of a member's contents and the revision it is of; raises ValueError, HostError."""
-    return etcdctl.parse_hash(ask(host, etcdctl.hash_argv(revision), cancel))
+    return etcdctl.parse_hash(ask(deps, host, etcdctl.hash_argv(revision)))
 
 
-def ask(host: Host, argv: Sequence[str], cancel: Cancel) -> str:
-    """Return what etcdctl in the member's own container answers; raises ValueError when none runs, HostError."""
-    listed = host.run(crictl.containers_argv("etcd"), sudo=True, timeout_s=_ASK_S, cancel=cancel)
-    ids = crictl.parse_ids(listed.out)
-    if not ids:
-        raise ValueError("no container of etcd runs")
-    answer = host.run(etcdctl.in_container(min(ids), argv), sudo=True, check=False, timeout_s=_ASK_S, cancel=cancel)
+def ask(deps: Deps, host: Host, argv: Sequence[str]) -> str:
+    """Return what etcdctl beside the host's own member answers; raises ValueError when none runs, HostError."""
+    answer = run_etcdctl(deps, host, argv)
     return answer.out if answer.out.strip() else answer.err
+
+
+def run_etcdctl(deps: Deps, host: Host, argv: Sequence[str]) -> CommandResult:
+    """Run etcdctl in the member's container, or on the host of an external one; raises ValueError, HostError."""
+    if deps.spec.external_etcd:
+        command = tool.on_host(argv)
+    else:
+        listed = host.run(crictl.containers_argv("etcd"), sudo=True, timeout_s=_ASK_S, cancel=deps.cancel)
+        ids = crictl.parse_ids(listed.out)
+        if not ids:
+            raise ValueError("no container of etcd runs")
+        command = etcdctl.in_container(min(ids), argv)
+    return host.run(command, sudo=True, check=False, timeout_s=_ASK_S, cancel=deps.cancel)
 
 
 def everywhere(deps: Deps, nodes: Iterable[str], work: Callable[[Host], object]) -> None:
@@ -242,17 +264,16 @@ def _undo(deps: Deps, restore: str, nodes: Sequence[str]) -> str:
     """Return what was put back, as a sentence. Not cancellable: an interrupted restore must not leave things down."""
 
     def undo(host: Host) -> None:
-        host.run(("sh", "-c", tool.undo_script(restore, _data_dir(host))), sudo=True, timeout_s=_UNDO_S)
+        found = tool.parse_observed(host.run(("sh", "-c", tool.observe_script()), sudo=True, timeout_s=_ASK_S).out)
+        data_dir = next((v for v in found.get("data", ()) if v), "")
+        script = tool.undo_script(restore, data_dir, unit="unit" in found)
+        host.run(("sh", "-c", script), sudo=True, timeout_s=_UNDO_S)
 
     answers = deps.fleet.map(list(nodes), undo)
     failed = [f"{name} ({answer})" for name, answer in answers.items() if isinstance(answer, Exception)]
     if failed:
         return f"the old state could not be put back on {', '.join(failed)}: the same command goes on from there"
     return "the old state was put back on every host"
-
-
-def _data_dir(host: Host) -> str:
-    return _observed(host, "data")
 
 
 def _observed(host: Host, key: str) -> str:

@@ -80,11 +80,10 @@ def restart_addons(deps: Deps, action: RestartAddons, ctx: StepContext) -> None:
 
 def finish_restore(deps: Deps, action: FinishRestore, ctx: StepContext) -> None:
     """Remove what was only for the restore and tell where the old data lies."""
-    planes = {h.name for h in deps.spec.control_planes}
 
     def finish(host: Host) -> None:
         found = tool.parse_observed(host.run(("sh", "-c", tool.observe_script()), sudo=True, timeout_s=_ASK_S).out)
-        data_dir = next((v for v in found.get("data", ()) if v), "") if host.name in planes else ""
+        data_dir = next((v for v in found.get("data", ()) if v), "")
         kept = sh(host, tool.finish_script(action.restore, data_dir), ctx).strip()
         if kept and kept != "nothing":
             ctx.emit(Note(message=f"the old data is kept in {kept}; remove it when nobody needs it", node=host.name))

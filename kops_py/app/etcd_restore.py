@@ -45,7 +45,7 @@ def run_restore(settings: Settings, emit: Emit, confirm: Confirm, *, given: Rest
 
 def _decide(opened: Session, given: RestoreSettings) -> Decided:
     from kops_py.runbooks.etcd_restore import etcd_restore
-    from kops_py.runbooks.etcd_restore_choice import choose_run, restore_findings
+    from kops_py.runbooks.etcd_restore_choice import choose_run, member_hosts, restore_findings
     from kops_py.runbooks.preflight import mark_ignored
 
     spec = opened.spec
@@ -58,7 +58,7 @@ def _decide(opened: Session, given: RestoreSettings) -> Decided:
     if run.kind is not RestoreKind.MEMBER and snapshot is None:
         raise ConfigError(
             "nothing was named that could be restored",
-            why=f"{len(facts.serving)} of {len(spec.control_planes)} members of etcd serve",
+            why=f"{len(facts.serving)} of {len(member_hosts(spec))} members of etcd serve",
             hint="name a snapshot with --from FILE, or a stopped member's data with --from-member HOST",
         )
     arguments = _arguments(spec, facts, run, snapshot, given)
@@ -89,17 +89,20 @@ def _decide(opened: Session, given: RestoreSettings) -> Decided:
 
 
 def _check_spec(spec: ClusterSpec, given: RestoreSettings) -> None:
-    if spec.external_etcd:
+    from kops_py.runbooks.etcd_restore_choice import member_hosts
+
+    hosts = [h.name for h in member_hosts(spec)]
+    if not hosts:
         raise ConfigError(
-            "etcd of this cluster is external, and kops-py restores stacked etcd only so far",
-            hint="docs/etcd-restore.md tells how to do it by hand",
+            "the inventory names no host of etcd",
+            why="etcd is external, and the group etcd is empty",
+            hint="put its hosts into the group etcd, or restore by hand after docs/etcd-restore.md",
         )
     if spec.limit is not None:
         raise ConfigError("--limit makes no sense here", why="a restore concerns every member", hint="leave it out")
-    if given.member and given.member not in {h.name for h in spec.control_planes}:
+    if given.member and given.member not in hosts:
         raise ConfigError(
-            f"--from-member {given.member}: no control plane of this inventory",
-            hint="there are " + ", ".join(h.name for h in spec.control_planes),
+            f"--from-member {given.member}: no host of etcd in this inventory", hint="there are " + ", ".join(hosts)
         )
 
 
@@ -173,9 +176,12 @@ def _arguments(
     from kops_py.tools.etcd_restore import BUMP
 
     members = new_members(spec, facts, run)
-    nodes = tuple(m.node for m in members)
+    holders = tuple(m.node for m in members)
+    external_restore = spec.external_etcd and run.kind is not RestoreKind.MEMBER
+    planes = tuple(h.name for h in spec.control_planes if facts.hosts[h.name].reachable)
+    nodes = planes if external_restore else tuple(m.node for m in members if not m.unit)
     workers = tuple(h.name for h in spec.workers if facts.hosts[h.name].reachable)
-    bumps = bool(nodes) and all(facts.hosts[n].bumps_revision for n in nodes)
+    bumps = bool(holders) and all(facts.hosts[n].bumps_revision for n in holders)
     replaced = run.kind is RestoreKind.MEMBER
     return RestoreArguments(
         run=run,
@@ -183,7 +189,7 @@ def _arguments(
         workers=() if replaced else workers,
         members=members,
         snapshot=snapshot,
-        via=tuple(n for n in facts.serving if n not in nodes),
+        via=tuple(n for n in facts.serving if n not in holders),
         bump=BUMP if bumps and not replaced else 0,
         namespaces=() if replaced or bumps else tuple(dict.fromkeys((*CACHING_NAMESPACES, *given.namespaces))),
         network=spec.network.cni is not CniType.NONE,
@@ -192,7 +198,9 @@ def _arguments(
 
 def _tell(opened: Session, facts: RestoreFacts, run: RestoreRun, snapshot: SnapshotFacts | None) -> None:
     """Say what was found, in one line each: the person who reads it has no other sight of the cluster."""
-    for host in opened.spec.control_planes:
+    from kops_py.runbooks.etcd_restore_choice import member_hosts
+
+    for host in member_hosts(opened.spec):
         found = facts.hosts[host.name]
         if not found.reachable:
             continue

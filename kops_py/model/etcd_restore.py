@@ -9,7 +9,6 @@ from types import MappingProxyType
 
 from kops_py.model.errors import KopsError
 from kops_py.model.plan import Action
-from kops_py.model.status import EtcdMember
 
 WRITERS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 STATIC_PODS = (*WRITERS, "etcd")
@@ -86,6 +85,10 @@ class RestoreHost:
     running: frozenset[str] = frozenset()
     """Those with a running container."""
     image: str = ""
+    unit: str = ""
+    """systemd's unit of an external member; empty where etcd is a static pod, or is not at all."""
+    joins: bool = True
+    """Whether an empty member can be told to join a cluster that is there."""
     member_name: str = ""
     peer_url: str = ""
     data_dir: str = ""
@@ -122,10 +125,9 @@ class RestoreHost:
 
 @dataclass(frozen=True, slots=True)
 class RestoreFacts:
-    """All hosts as a restore sees them; ``members`` is the member list of one that serves, if one does."""
+    """All hosts as a restore sees them."""
 
     hosts: Mapping[str, RestoreHost]
-    members: tuple[EtcdMember, ...] = ()
 
     @property
     def serving(self) -> tuple[str, ...]:
@@ -156,6 +158,8 @@ class NewMember:
     name: str
     peer_url: str
     data_dir: str
+    unit: str = ""
+    """systemd's unit of an external member; empty: a static pod."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +174,13 @@ class UploadSnapshot(Action):
 
 @dataclass(frozen=True, slots=True)
 class FetchData(Action):
-    """Copy the database of a stopped member to all the others."""
+    """Copy the database of a stopped member to all the others; ``stopped`` are the hosts to be put back if it fails."""
 
     restore: str
     words: str
     member: str
     nodes: tuple[str, ...]
+    stopped: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,15 +195,20 @@ class StageData(Action):
     members: tuple[NewMember, ...]
     bump: int
     has_hash: bool
+    stopped: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StopControlPlanes(Action):
-    """Stop kubelets, put the static pods' manifests aside, and wait until the containers are gone."""
+    """Stop kubelets, put the static pods' manifests aside, and wait until the containers are gone.
+
+    Units of external members are stopped after the writers.
+    """
 
     restore: str
     words: str
     nodes: tuple[str, ...]
+    units: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +217,7 @@ class SwitchData(Action):
 
     restore: str
     members: tuple[NewMember, ...]
+    stopped: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,11 +278,12 @@ class FinishRestore(Action):
 
 @dataclass(frozen=True, slots=True)
 class StopMember(Action):
-    """Stop the control plane of one host whose member is to be replaced."""
+    """Stop the control plane of one host whose member is to be replaced; ``unit``: only its member, which is one."""
 
     restore: str
     words: str
     node: str
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)

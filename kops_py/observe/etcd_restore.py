@@ -10,11 +10,9 @@ from types import MappingProxyType
 from kops_py.connect.base import Cancel, Fleet, Host
 from kops_py.model.errors import HostError, KopsError
 from kops_py.model.etcd_restore import Mark, RestoreFacts, RestoreHost
-from kops_py.model.spec import ClusterSpec, bracketed
-from kops_py.model.status import EtcdMember
-from kops_py.observe.host_status import observe_etcd_cluster
+from kops_py.model.spec import ClusterSpec, Group, bracketed
+from kops_py.tools import crictl, etcdctl
 from kops_py.tools import etcd_restore as tool
-from kops_py.tools import etcdctl
 
 _LOOK_S = 60.0
 _REVISION_S = 120.0
@@ -26,41 +24,45 @@ def observe_restore(fleet: Fleet, spec: ClusterSpec, *, cancel: Cancel, closely:
 
     Changes nothing. Raises CancelledError.
     """
-    planes = {h.name for h in spec.control_planes}
+    external = [h for h in spec.hosts if Group.ETCD in h.groups] if spec.external_etcd else []
+    looked_at = list(dict.fromkeys(h.name for h in (*external, *spec.nodes)))
+    closer = {h.name for h in (*external, *spec.control_planes)}
 
     def look(host: Host) -> RestoreHost:
-        return observe_restore_host(host, spec, control_plane=host.name in planes, closely=closely)
+        return observe_restore_host(host, spec, member=host.name in closer, closely=closely)
 
-    answers = fleet.map([h.name for h in spec.nodes], look, cancel=cancel)
+    answers = fleet.map(looked_at, look, cancel=cancel)
     cancel.check()
     hosts = {
         name: RestoreHost(name, problem=answer) if isinstance(answer, KopsError) else answer
         for name, answer in answers.items()
     }
-    return RestoreFacts(MappingProxyType(hosts), _members(fleet, hosts) if closely else ())
+    return RestoreFacts(MappingProxyType(hosts))
 
 
-def observe_restore_host(host: Host, spec: ClusterSpec, *, control_plane: bool, closely: bool) -> RestoreHost:
+def observe_restore_host(host: Host, spec: ClusterSpec, *, member: bool, closely: bool) -> RestoreHost:
     """Look at one host; raises HostError."""
     output = host.run(("sh", "-c", tool.observe_script()), sudo=True, timeout_s=_LOOK_S).out
     found = tool.parse_observed(output)
     restores, begun = _marks(found)
-    if not control_plane:
+    if not member:
         return RestoreHost(host.name, restores=restores, begun=begun)
 
     def one(key: str, otherwise: str = "") -> str:
         return next((v for v in found.get(key, ()) if v), otherwise)
 
-    node_ip = spec.host(host.name).node_ip
+    own = spec.host(host.name)
     result = RestoreHost(
         host.name,
         manifests=frozenset(found.get("manifest", ())),
         aside=frozenset(found.get("aside", ())),
         running=frozenset(found.get("running", ())),
         image=one("image"),
-        member_name=one("name", host.name),
-        peer_url=one("peer", f"https://{bracketed(node_ip)}:2380"),
-        data_dir=one("data", "/var/lib/etcd"),
+        unit=one("unit"),
+        joins=not one("unit") or bool(one("initial")),
+        member_name=one("name", own.etcd_member_name or host.name),
+        peer_url=one("peer", f"https://{bracketed(own.node_ip)}:2380"),
+        data_dir=one("data"),
         wal_dir=one("wal"),
         has_data="has-data" in found,
         data_bytes=_number(one("has-data")),
@@ -68,7 +70,7 @@ def observe_restore_host(host: Host, spec: ClusterSpec, *, control_plane: bool, 
         restores=restores,
         begun=begun,
     )
-    return _closely(host, result) if closely else result
+    return _closely(host, result) if closely and result.data_dir else result
 
 
 def _marks(found: Mapping[str, tuple[str, ...]]) -> tuple[Mapping[str, frozenset[Mark]], Mapping[str, str]]:
@@ -87,19 +89,21 @@ def _closely(host: Host, found: RestoreHost) -> RestoreHost:
     """Add what the member says of itself, or what a stopped one's database says."""
     if "etcd" in found.running:
         return _ask_member(host, found)
-    return _ask_image(host, found, with_revision=found.has_data) if found.image else found
+    return _ask_image(host, found, with_revision=found.has_data)
 
 
 def _ask_member(host: Host, found: RestoreHost) -> RestoreHost:
     """Ask a running member; what it does not answer stays unknown: then it is not healthy."""
-    listed = host.run(etcdctl.find_container_argv(), sudo=True, check=False, timeout_s=_LOOK_S)
-    container = etcdctl.parse_container_id(listed.out)
-    if container is None:
-        return found
+    container = None
+    if not found.unit:
+        listed = host.run(crictl.containers_argv("etcd"), sudo=True, check=False, timeout_s=_LOOK_S)
+        container = etcdctl.parse_container_id(listed.out)
+        if container is None:
+            return found
 
     def ask(argv: tuple[str, ...]) -> str:
-        answer = host.run(etcdctl.in_container(container, argv), sudo=True, check=False, timeout_s=_LOOK_S)
-        return answer.out
+        command = etcdctl.in_container(container, argv) if container else tool.on_host(argv)
+        return host.run(command, sudo=True, check=False, timeout_s=_LOOK_S).out
 
     try:
         (status,) = etcdctl.parse_endpoint_status(ask(etcdctl.endpoint_status_argv()))
@@ -143,16 +147,6 @@ def _ask_image(host: Host, found: RestoreHost, *, with_revision: bool) -> Restor
     except (HostError, ValueError, KeyError, IndexError, TypeError):
         return found
     return found
-
-
-def _members(fleet: Fleet, hosts: Mapping[str, RestoreHost]) -> tuple[EtcdMember, ...]:
-    for name, host in hosts.items():
-        if host.serves:
-            try:
-                return observe_etcd_cluster(fleet.host(name))
-            except (HostError, ValueError):
-                continue
-    return ()
 
 
 def _number(text: str) -> int:

@@ -57,7 +57,7 @@ class RestoreArguments:
 
     run: RestoreRun
     nodes: tuple[str, ...]
-    """Control planes that take part; those that cannot be reached are left out."""
+    """Control planes that are stopped and started; those that cannot be reached are left out."""
     workers: tuple[str, ...] = ()
     """Workers whose kubelets are restarted."""
     members: tuple[NewMember, ...] = ()
@@ -74,7 +74,7 @@ class RestoreArguments:
 def etcd_restore(spec: ClusterSpec, facts: RestoreFacts, arguments: RestoreArguments) -> Plan:
     """Plan what is left of a restore; pure."""
     world = _World(spec, facts, arguments)
-    if world.all_have(Mark.FINISHED):
+    if world.all_have(world.everyone, Mark.FINISHED):
         waves: list[Wave] = []
     elif arguments.run.kind is RestoreKind.MEMBER:
         waves = _replace_members(world)
@@ -105,13 +105,28 @@ class _World:
         """Whether a host carries one of these marks of this restore."""
         return bool(self.host(name).restores.get(self.id, frozenset()) & {*marks, Mark.FINISHED})
 
-    def all_have(self, *marks: Mark) -> bool:
-        return all(self.has(n, *marks) for n in self.arguments.nodes)
+    def all_have(self, names: Iterable[str], *marks: Mark) -> bool:
+        return all(self.has(n, *marks) for n in names)
+
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Return the hosts of the members that get new data."""
+        return tuple(m.node for m in self.arguments.members)
+
+    @property
+    def units(self) -> tuple[str, ...]:
+        """Return those of them that are no control planes: an external etcd."""
+        return tuple(m.node for m in self.arguments.members if m.unit)
+
+    @property
+    def everyone(self) -> tuple[str, ...]:
+        """Return all hosts that are stopped and started."""
+        return tuple(dict.fromkeys((*self.arguments.nodes, *self.holders)))
 
     @property
     def transfer_s(self) -> float:
         size = self.arguments.snapshot.size_bytes if self.arguments.snapshot else 0
-        return 120 + size * len(self.arguments.nodes) / _SLOWEST_BYTES_PER_S
+        return 120 + size * len(self.holders) / _SLOWEST_BYTES_PER_S
 
     def is_stopped(self, name: str) -> bool:
         host = self.host(name)
@@ -127,12 +142,12 @@ def _restore(world: _World) -> list[Wave]:
     switch: list[Step] = []
     from_member = bool(arguments.snapshot and arguments.snapshot.member)
     (switch if from_member else first).extend(_new_data(world, from_member=from_member))
-    past = any(world.has(n, Mark.STARTED) for n in nodes)
-    if not past and not all(world.is_stopped(n) for n in nodes):
+    past = any(world.has(n, Mark.STARTED) for n in world.holders)
+    if not past and not all(world.is_stopped(n) for n in world.everyone):
         switch.insert(0, _stop(world))
-    if not past and not world.all_have(Mark.SWITCHED, Mark.STARTED):
+    if not past and not world.all_have(world.holders, Mark.SWITCHED, Mark.STARTED):
         switch.append(_switch(world))
-    if not world.all_have(Mark.SERVING):
+    if not world.all_have(world.holders, Mark.SERVING):
         switch.append(_start(world))
     return [
         Wave("snapshot", tuple(first)),
@@ -141,7 +156,7 @@ def _restore(world: _World) -> list[Wave]:
         Wave(
             "kubelets and caches",
             tuple(s for n in (*nodes, *arguments.workers) for s in _caches(world, n)),
-            max_parallel=len(nodes) + len(arguments.workers),
+            max_parallel=len(nodes) + len(arguments.workers) or 1,
             # A worker whose kubelet does not restart is no reason to leave the others with what they remember.
             failures_allowed=len(arguments.workers),
         ),
@@ -150,22 +165,22 @@ def _restore(world: _World) -> list[Wave]:
 
 
 def _new_data(world: _World, *, from_member: bool) -> Iterable[Step]:
-    arguments, nodes, snapshot = world.arguments, world.arguments.nodes, world.arguments.snapshot
+    arguments, nodes, snapshot = world.arguments, world.holders, world.arguments.snapshot
     assert snapshot is not None  # noqa: S101 - only the kind ``member`` goes without
     words, more = (
         arguments.run.words,
         (f"{snapshot.size_bytes / 1e6:.1f} MB, 0600 in a 0700 folder, removed at the end",),
     )
-    if not world.all_have(Mark.UPLOADED, *_STAGED):
+    if not world.all_have(nodes, Mark.UPLOADED, *_STAGED):
         if from_member:
-            fetch = FetchData(world.id, words, snapshot.member, nodes)
+            fetch = FetchData(world.id, words, snapshot.member, nodes, world.everyone)
             title = f"copy the database of {snapshot.member} to {_names(nodes)}"
             yield Step("fetch", "", title, fetch, world.transfer_s)
         else:
             upload = UploadSnapshot(world.id, words, snapshot.digest, nodes)
             yield Step("upload", "", f"copy the snapshot to {_names(nodes)}", upload, world.transfer_s, more)
-    if not world.all_have(*_STAGED):
-        stage = StageData(world.id, world.id, arguments.members, arguments.bump, not from_member)
+    if not world.all_have(nodes, *_STAGED):
+        stage = StageData(world.id, world.id, arguments.members, arguments.bump, not from_member, world.everyone)
         bump = (
             f"revisions jump by {arguments.bump}"
             if arguments.bump
@@ -182,8 +197,8 @@ def _new_data(world: _World, *, from_member: bool) -> Iterable[Step]:
 
 
 def _stop(world: _World) -> Step:
-    nodes = world.arguments.nodes
-    action = StopControlPlanes(world.id, world.arguments.run.words, nodes)
+    nodes = world.everyone
+    action = StopControlPlanes(world.id, world.arguments.run.words, world.arguments.nodes, world.units)
     details = (
         "systemctl stop kubelet; manifests to /var/lib/kops-py/restore/manifests; containers stopped",
         "workloads go on running; nothing answers on the API from here on",
@@ -192,7 +207,7 @@ def _stop(world: _World) -> Step:
 
 
 def _switch(world: _World) -> Step:
-    action = SwitchData(world.id, world.arguments.members)
+    action = SwitchData(world.id, world.arguments.members, world.everyone)
     kept = tuple(
         f"{m.node}: old data of {m.data_dir} kept beside it as *-before-{world.id}-DATE" for m in action.members
     )
@@ -220,8 +235,8 @@ def _control_plane(world: _World, nodes: tuple[str, ...]) -> list[Wave]:
         if not world.has(n, Mark.CONTROLLERS)
     )
     return [
-        Wave("API servers", api, max_parallel=len(nodes)),
-        Wave("controllers", controllers, max_parallel=len(nodes)),
+        Wave("API servers", api, max_parallel=len(nodes) or 1),
+        Wave("controllers", controllers, max_parallel=len(nodes) or 1),
     ]
 
 
@@ -239,7 +254,7 @@ def _caches(world: _World, node: str) -> Iterable[Step]:
 def _checks(world: _World, nodes: tuple[str, ...]) -> tuple[Step, ...]:
     arguments = world.arguments
     healthy = WaitHealthy(nodes, network=arguments.network)
-    finish = FinishRestore(world.id, nodes)
+    finish = FinishRestore(world.id, tuple(dict.fromkeys((*nodes, *world.holders))))
     return (
         Step("healthy", "", "wait until the cluster is healthy", healthy, world.spec.timeouts.cluster_healthy_s),
         Step("check", "", "compare what the API says with what is real", CheckRestored(nodes), _CHECK_S),
@@ -252,7 +267,7 @@ def _replace_members(world: _World) -> list[Wave]:
     waves: list[Wave] = []
     for member in world.arguments.members:
         waves.append(Wave(f"member {member.name}", tuple(_replace(world, member))))
-        waves += _control_plane(world, (member.node,))
+        waves += _control_plane(world, () if member.unit else (member.node,))
     return [*waves, Wave("checks", _checks(world, world.arguments.nodes))]
 
 
@@ -266,8 +281,8 @@ def _replace(world: _World, member: NewMember) -> Iterable[Step]:
     if not world.has(node, *done) and not world.is_stopped(node):
         yield step(
             "stop",
-            "stop the control plane of this host",
-            StopMember(world.id, words, node),
+            "stop the member" if member.unit else "stop the control plane of this host",
+            StopMember(world.id, words, node, member.unit),
             _STOP_S,
             "the others go on serving; workloads go on running",
         )

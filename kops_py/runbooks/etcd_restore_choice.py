@@ -15,7 +15,7 @@ from kops_py.model.etcd_restore import (
     SnapshotFacts,
 )
 from kops_py.model.finding import Finding, FindingKind, Severity, few
-from kops_py.model.spec import ClusterSpec
+from kops_py.model.spec import ClusterSpec, Group, HostSpec
 
 QUORUM_SERVES = FindingKind(
     "quorum-serves",
@@ -80,7 +80,7 @@ WAL_DIR = FindingKind(
 NO_ETCD = FindingKind(
     "no-etcd-manifest",
     (Severity.ERROR,),
-    "A control plane has no manifest of etcd: there is no member to restore.",
+    "A host has no member of etcd that could be restored: no manifest, no unit, or one that cannot join.",
     "Let it join first (kops-py bootstrap) or take it out of the inventory.",
 )
 LOSES = FindingKind(
@@ -134,12 +134,19 @@ def _word(source: str) -> str:
 
 
 def _kind(spec: ClusterSpec, facts: RestoreFacts) -> RestoreKind:
-    planes = [facts.hosts[h.name] for h in spec.control_planes]
+    planes = [facts.hosts[h.name] for h in member_hosts(spec)]
     serving = [h for h in planes if h.serves]
     if len(serving) >= quorum(len(planes)):
         # Everything serves: setting it back is the only thing a restore can mean.
         return RestoreKind.MEMBER if len(serving) < len(planes) else RestoreKind.ALL
     return RestoreKind.QUORUM if any(h.revision and not is_empty(h) for h in planes) else RestoreKind.ALL
+
+
+def member_hosts(spec: ClusterSpec) -> tuple[HostSpec, ...]:
+    """Return the hosts that are to run a member: the control planes, or those of an external etcd."""
+    if not spec.external_etcd:
+        return spec.control_planes
+    return tuple(h for h in spec.hosts if Group.ETCD in h.groups)
 
 
 def is_empty(host: RestoreHost) -> bool:
@@ -166,14 +173,14 @@ def unfinished(facts: RestoreFacts) -> tuple[RestoreRun, ...]:
 def new_members(spec: ClusterSpec, facts: RestoreFacts, run: RestoreRun) -> tuple[NewMember, ...]:
     """Return the members a restore makes: all that can be reached, or the lost ones that are replaced."""
     found = []
-    for spec_host in spec.control_planes:
+    for spec_host in member_hosts(spec):
         host = facts.hosts[spec_host.name]
         if not host.reachable or not host.peer_url:
             continue
         lost = not host.serves or run.id in host.begun
         if run.kind is not RestoreKind.MEMBER or lost:
             name = host.member_name or host.name
-            found.append(NewMember(host.name, name, host.peer_url, host.data_dir))
+            found.append(NewMember(host.name, name, host.peer_url, host.data_dir, host.unit))
     return tuple(found)
 
 
@@ -190,32 +197,40 @@ def restore_findings(
 
     Of one that was begun only what may have changed since is looked at: the rest was decided when it began.
     """
-    planes = [facts.hosts[h.name] for h in spec.control_planes]
+    planes = [facts.hosts[h.name] for h in member_hosts(spec)]
     return (
         *_unreachable(spec, facts),
-        *_unfit(planes),
+        *_unfit(planes, run),
         *([] if _is_stopped(planes, run) else _before(planes, facts, run, snapshot, force=force)),
         *(SPACE.found(_space(h, size_bytes), node=h.name) for h in planes if _lacks_space(h, run, size_bytes)),
     )
 
 
 def _unreachable(spec: ClusterSpec, facts: RestoreFacts) -> Iterator[Finding]:
-    for host in spec.nodes:
+    members = member_hosts(spec)
+    for host in (*members, *(h for h in spec.nodes if h not in members)):
         found = facts.hosts[host.name]
         if found.problem is not None:
-            severity = Severity.ERROR if host.is_control_plane else Severity.WARNING
-            text = str(found.problem) if host.is_control_plane else f"its kubelet is not restarted: {found.problem}"
+            matters = host.is_control_plane or host in members
+            severity = Severity.ERROR if matters else Severity.WARNING
+            text = str(found.problem) if matters else f"its kubelet is not restarted: {found.problem}"
             yield HOST_UNREACHABLE.found(text, node=host.name, severity=severity)
 
 
-def _unfit(planes: Iterable[RestoreHost]) -> Iterator[Finding]:
+def _unfit(planes: Iterable[RestoreHost], run: RestoreRun) -> Iterator[Finding]:
     for host in planes:
         if not host.reachable:
             continue
         if host.wal_dir:
             yield WAL_DIR.found(f"--wal-dir={host.wal_dir}", node=host.name)
-        if "etcd" not in host.manifests | host.aside:
-            yield NO_ETCD.found("neither in place nor put aside", node=host.name)
+        if "etcd" not in host.manifests | host.aside and not host.unit:
+            yield NO_ETCD.found("no manifest in place or put aside, and no unit etcd.service", node=host.name)
+        if run.kind is RestoreKind.MEMBER and host.unit and not host.joins and not host.serves:
+            yield NO_ETCD.found(
+                f"{host.unit} does not read /etc/etcd/initial.env: its member cannot be told to join",
+                node=host.name,
+                hint="add EnvironmentFile=-/etc/etcd/initial.env to the unit, behind its other ones",
+            )
 
 
 def _is_stopped(planes: Iterable[RestoreHost], run: RestoreRun) -> bool:

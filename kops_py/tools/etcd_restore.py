@@ -4,8 +4,9 @@ All of a restore's traces on a host are below ``/var/lib/kops-py/restore`` (0700
 pods' manifests while they are aside, ``<id>/`` the snapshot (0600) and the marks of one restore. Scripts are POSIX
 sh, run as root, and are safe to repeat after a kill at any point.
 
-With etcd down its programs are only in its image, which is there because the static pod uses it; ``ctr run`` needs
-neither the kubelet nor a network (containerd 1.6 to 2.x).
+With a stacked etcd down its programs are only in its image, which is there because the static pod uses it; ``ctr run``
+needs neither the kubelet nor a network (containerd 1.6 to 2.x). A member that is a unit of systemd (external etcd) has
+them on its host: there ``image`` is empty.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from kops_py.model.etcd_restore import STATIC_PODS, Mark, NewMember
+from kops_py.tools import etcdctl
 
 ROOT = "/var/lib/kops-py/restore"
 ASIDE = f"{ROOT}/manifests"
 MANIFESTS = "/etc/kubernetes/manifests"
+UNIT = "etcd.service"
+HOST_PKI = "/etc/etcd/pki"
+INITIAL_ENV = "/etc/etcd/initial.env"
+"""Where an external member reads what cluster it begins with, while it has no data."""
 STAGED = ".kops-py-restore"
 """Folder for new data, in the file system of the data directory."""
 PAST_STATUS = 75
@@ -35,6 +41,10 @@ root={root}
 aside={aside}
 manifests={manifests}
 work="$root/{restore}"
+mkdir -p "$root"
+# A script of a run that was killed may still work here: it is waited for.
+exec 9>"$root/.lock"
+flock -w 300 9
 mark() {{ : >"$work/$1.new" && mv "$work/$1.new" "$work/$1" && sync "$work"; }}
 """
 _BASE = """\
@@ -103,6 +113,11 @@ def stop_script(restore: str) -> str:
     return _prologue(restore) + f'systemctl stop kubelet\n{moves}sync "$aside" "$manifests"\n'
 
 
+def stop_unit_script(restore: str) -> str:
+    """Return a script that stops an external member and waits for its end."""
+    return _prologue(restore) + f"systemctl stop {UNIT}\n! systemctl is-active --quiet {UNIT}\nmark {Mark.STOPPED}\n"
+
+
 def stage_script(
     restore: str, image: str, member: NewMember, members: Iterable[NewMember], token: str, *, bump: int, has_hash: bool
 ) -> str:
@@ -112,7 +127,6 @@ def stage_script(
         "--initial-cluster=" + ",".join(f"{m.name}={m.peer_url}" for m in members),
         f"--initial-cluster-token={token}",
         f"--initial-advertise-peer-urls={member.peer_url}",
-        "--data-dir=/out/data",
         *(() if has_hash else ("--skip-hash-check",)),
         *((f"--bump-revision={bump}", "--mark-compacted") if bump else ()),
     ]
@@ -120,12 +134,10 @@ def stage_script(
     return (
         _prologue(restore)
         + _base(member.data_dir)
-        + _container_functions(image)
         + 'rm -rf "$staged"\nmkdir -p "$staged"\n'
-        + 'mounts="--mount type=bind,src=$work,dst=/work,options=rbind:ro '
-        + '--mount type=bind,src=$staged,dst=/out,options=rbind:rw"\n'
-        + "tool=etcdctl\nif in_image etcdutl version >/dev/null 2>&1; then tool=etcdutl; fi\n"
-        + f'in_image "$tool" snapshot restore /work/snapshot.db {shlex.join(flags)}\n'
+        + _programs(image, '"$work"', '"$staged"')
+        + "tool=etcdctl\nif program etcdutl version >/dev/null 2>&1; then tool=etcdutl; fi\n"
+        + f'program "$tool" snapshot restore "$in/snapshot.db" "--data-dir=$out/data" {shlex.join(flags)}\n'
         + 'test -s "$staged/data/member/snap/db"\nsync -f "$staged"\n'
         + f"mark {Mark.STAGED}\n"
     )
@@ -133,18 +145,18 @@ def stage_script(
 
 def revision_script(image: str, data_dir: str) -> str:
     """Return a script that prints what ``snapshot status`` says of a stopped member's database, as JSON."""
+    folder = shlex.quote(f"{data_dir}/member/snap")
     return (
-        f"set -eu\ndata={shlex.quote(data_dir)}\n"
-        + _container_functions(image)
-        + 'mounts="--mount type=bind,src=$data/member/snap,dst=/work,options=rbind:ro"\n'
-        + "tool=etcdctl\nif in_image etcdutl version >/dev/null 2>&1; then tool=etcdutl; fi\n"
-        + 'in_image "$tool" snapshot status -w json /work/db\n'
+        "set -eu\n"
+        + _programs(image, folder, folder)
+        + "tool=etcdctl\nif program etcdutl version >/dev/null 2>&1; then tool=etcdutl; fi\n"
+        + 'program "$tool" snapshot status -w json "$in/db"\n'
     )
 
 
 def version_script(image: str) -> str:
-    """Return a script that prints the version of the etcd in an image, for parse_version."""
-    return "set -eu\n" + _container_functions(image) + "in_image etcd --version\n"
+    """Return a script that prints the version of the etcd that a member runs, for parse_version."""
+    return "set -eu\n" + _programs(image, "/var/empty", "/var/empty", mounts=False) + "program etcd --version\n"
 
 
 def parse_version(output: str) -> str:
@@ -153,17 +165,37 @@ def parse_version(output: str) -> str:
     return found[1] if found else ""
 
 
-def _container_functions(image: str) -> str:
-    """Return a shell function that runs a program of etcd's image; what a killed one left is removed first."""
+def _programs(image: str, source: str, target: str, *, mounts: bool = True) -> str:
+    """Return a shell function ``program`` that runs one of etcd's, in its image or on the host, and where it finds
+    two folders of the host (words of the shell): ``$in`` to read, ``$out`` to write.
+
+    What a killed run left of its container is removed first.
+    """
+    if not image:
+        return f'in={source}\nout={target}\nprogram() {{ ETCDCTL_API=3 "$@" </dev/null; }}\n'
+    places = f"""\
+      --mount "type=bind,src="{source}",dst=/in,options=rbind:ro" \\
+      --mount "type=bind,src="{target}",dst=/out,options=rbind:rw" \\
+"""
     return f"""\
-mounts=
-in_image() {{
+in=/in
+out=/out
+program() {{
   ctr -n k8s.io tasks kill -s SIGKILL {_CONTAINER} >/dev/null 2>&1 || :
   ctr -n k8s.io tasks rm -f {_CONTAINER} >/dev/null 2>&1 || :
   ctr -n k8s.io containers rm {_CONTAINER} >/dev/null 2>&1 || :
-  # shellcheck disable=SC2086
-  ctr -n k8s.io run --rm --env ETCDCTL_API=3 $mounts {shlex.quote(image)} {_CONTAINER} "$@" </dev/null
+  ctr -n k8s.io run --rm --env ETCDCTL_API=3 \\
+{places if mounts else ""}    {shlex.quote(image)} {_CONTAINER} "$@" </dev/null
 }}
+"""
+
+
+_DATA_DIR = f"""\
+if [ ! -e "$data" ]; then
+  mkdir -p "$data"
+  owner="$(systemctl show --property=User --value {UNIT} 2>/dev/null || :)"
+  if [ -n "$owner" ] && [ ! -e "$aside/etcd.yaml" ]; then chown "$owner:" "$data"; fi
+fi
 """
 
 
@@ -191,8 +223,7 @@ if [ "$kept" != nothing ] && [ ! -e "$kept/member" ]; then
   mkdir -p "$kept"
   mv "$data/member" "$kept/member"
 fi
-if [ ! -e "$data" ]; then mkdir -p "$data"; fi
-if [ -e "$staged/data/member" ]; then
+{_DATA_DIR}if [ -e "$staged/data/member" ]; then
   rm -rf "$data/member"  # not the old data: that has been kept above
   chown -R --reference="$data" "$staged/data/member"
   mv "$staged/data/member" "$data/member"
@@ -219,22 +250,18 @@ if [ -e "$data/member" ]; then
   mv "$data/member" "$kept/member"
   printf '%s' "$kept" >"$work/kept"
 fi
-[ -e "$data" ] || mkdir -p "$data"
-chmod 0700 "$data"
+{_DATA_DIR}chmod 0700 "$data"
 """
     )
 
 
-def undo_script(restore: str, data_dir: str) -> str:
+def undo_script(restore: str, data_dir: str, *, unit: bool = False) -> str:
     """Return a script that puts the old state of a host back and forgets the restore.
 
+    ``data_dir`` is empty where no member is; ``unit``: the member is a unit of systemd.
     It ends with PAST_STATUS and touches nothing when the restored etcd was started here.
     """
-    return (
-        _prologue(restore)
-        + _base(data_dir)
-        + f"""\
-if [ -e "$work/{Mark.STARTED}" ]; then exit {PAST_STATUS}; fi
+    data = """\
 if [ -e "$work/kept" ]; then
   kept="$(cat "$work/kept")"
   if [ "$kept" = nothing ]; then
@@ -246,8 +273,15 @@ if [ -e "$work/kept" ]; then
   fi
 fi
 """
+    return (
+        _prologue(restore)
+        + f'if [ -e "$work/{Mark.STARTED}" ]; then exit {PAST_STATUS}; fi\n'
+        + (_base(data_dir) + data if data_dir else "")
         + _put_back(STATIC_PODS)
-        + 'systemctl start kubelet\nrm -rf "$staged" "$work"\n'
+        + (f"systemctl start --no-block {UNIT}\n" if unit else "")
+        + "if systemctl cat kubelet.service >/dev/null 2>&1; then systemctl start kubelet; fi\n"
+        + ('rm -rf "$staged"\n' if data_dir else "")
+        + 'rm -rf "$work"\n'
     )
 
 
@@ -264,6 +298,20 @@ def start_script(restore: str, pods: Sequence[str], *marks: Mark, start_kubelet:
     """Return a script that writes marks, then puts manifests back."""
     lines = "".join(f"mark {m}\n" for m in marks) + _put_back(pods)
     return _prologue(restore) + lines + ("systemctl start kubelet\n" if start_kubelet else "")
+
+
+def start_unit_script(restore: str, *marks: Mark) -> str:
+    """Return a script that writes marks, then starts an external member; it is up only once a quorum is."""
+    return (
+        _prologue(restore)
+        + "".join(f"mark {m}\n" for m in marks)
+        + f"systemctl reset-failed {UNIT} 2>/dev/null || :\nsystemctl start --no-block {UNIT}\n"
+    )
+
+
+def initial_env(initial_cluster: str) -> str:
+    """Return the content of INITIAL_ENV for an empty member that joins the cluster that is there."""
+    return f"ETCD_INITIAL_CLUSTER={initial_cluster}\nETCD_INITIAL_CLUSTER_STATE=existing\n"
 
 
 def finish_script(restore: str, data_dir: str) -> str:
@@ -288,6 +336,7 @@ done
 file="$manifests/etcd.yaml"
 [ -s "$file" ] || file="{aside}/etcd.yaml"
 data=/var/lib/etcd
+found=
 if [ -s "$file" ]; then
   flag() {{ sed -n "s/^ *- *--$1=//p" "$file" | tr -d "\\"'" | head -n 1; }}
   echo "image=$(sed -n 's/^ *image: *//p' "$file" | tr -d "\\"'" | head -n 1)"
@@ -295,7 +344,17 @@ if [ -s "$file" ]; then
   echo "peer=$(flag initial-advertise-peer-urls)"
   echo "wal=$(flag wal-dir)"
   found="$(flag data-dir)"
-  [ -z "$found" ] || data="$found"
+elif systemctl cat {unit} >/dev/null 2>&1; then
+  echo "unit={unit}"
+  for env in $(systemctl show --property=EnvironmentFiles --value {unit} | sed 's/ (.*//'); do
+    [ "$env" = {initial} ] && echo "initial=$env"
+    value="$(sed -n 's/^ETCD_DATA_DIR=//p' "$env" 2>/dev/null | tr -d "\\"'" | tail -n 1)"
+    [ -z "$value" ] || found="$value"
+  done
+  if systemctl is-active --quiet {unit}; then echo "running=etcd"; fi
+fi
+[ -z "$found" ] || data="$found"
+if [ -s "$file" ] || systemctl cat {unit} >/dev/null 2>&1; then
   echo "data=$data"
   if [ -s "$data/member/snap/db" ]; then
     echo "has-data=$(stat -c %s "$data/member/snap/db")"
@@ -324,7 +383,9 @@ exit 0
 
 def observe_script() -> str:
     """Return a script that prints what a restore must know of a host, for parse_observed."""
-    return _OBSERVE.format(root=ROOT, manifests=MANIFESTS, aside=ASIDE, pods=" ".join(STATIC_PODS))
+    return _OBSERVE.format(
+        root=ROOT, manifests=MANIFESTS, aside=ASIDE, pods=" ".join(STATIC_PODS), unit=UNIT, initial=INITIAL_ENV
+    )
 
 
 def parse_observed(text: str) -> Mapping[str, tuple[str, ...]]:
@@ -335,6 +396,11 @@ def parse_observed(text: str) -> Mapping[str, tuple[str, ...]]:
         if equals:
             found.setdefault(key, []).append(value.strip())
     return {key: tuple(values) for key, values in found.items()}
+
+
+def on_host(argv: Sequence[str]) -> tuple[str, ...]:
+    """Return an etcdctl command as it is run on the host of an external member, with that host's certificates."""
+    return tuple(word.replace(etcdctl.PKI, HOST_PKI) for word in argv)
 
 
 def joining_manifest(text: str, initial_cluster: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +18,20 @@ from typing import BinaryIO
 
 from kops_py.connect.base import Cancel, CommandResult
 from kops_py.model.errors import CommandFailedError, KopsError, UnreachableError
-from kops_py.model.etcd_restore import STATIC_PODS
+from kops_py.model.etcd_restore import STATIC_PODS, WRITERS
 from kops_py.tools import etcd_restore as tool
 
 _SYSTEMCTL = """\
 #!/bin/sh
-case "$1 $2" in
+case "$*" in
+  "cat kubelet.service") [ ! -e "$HOST/unit" ] ;;
+  "cat etcd.service") [ -e "$HOST/unit" ] ;;
+  "stop etcd.service") rm -f "$HOST/unit-active" ;;
+  "start --no-block etcd.service") : >"$HOST/unit-active" ;;
+  "reset-failed etcd.service") ;;
+  "is-active --quiet etcd.service") [ -e "$HOST/unit-active" ] ;;
+  "show --property=User --value etcd.service") [ ! -e "$HOST/unit" ] || id -un ;;
+  "show --property=EnvironmentFiles --value etcd.service") cat "$HOST/unit" ;;
   "stop kubelet") rm -f "$HOST/kubelet" ;;
   "start kubelet" | "restart kubelet") echo "$1" >>"$HOST/kubelet-log"; : >"$HOST/kubelet" ;;
   *) exit 64 ;;
@@ -39,7 +48,7 @@ case "$1" in
 esac
 while [ "$1" != image:1 ]; do
   source="${1#*src=}"
-  case "$1" in *dst=/work,*) work="${source%%,*}" ;; *dst=/out,*) out="${source%%,*}" ;; esac
+  case "$1" in *dst=/in,*) work="${source%%,*}" ;; *dst=/out,*) out="${source%%,*}" ;; esac
   shift
 done
 shift 2
@@ -66,35 +75,56 @@ spec:
 """
 
 
+# The same programs on the host of an external member, with real paths in place of those in a container.
+_ETCDCTL = """\
+#!/bin/sh
+case "$1 $2" in
+  "snapshot restore")
+    out="${4#--data-dir=}"
+    mkdir -p "$out/member/snap" && cp "$3" "$out/member/snap/db" ;;
+  "snapshot status") echo "{\\"revision\\":$(wc -c <"$5")}" ;;
+  *) exit 64 ;;
+esac
+"""
+
+
 @dataclass
 class FolderHost:
-    """Implements ``Host`` in a folder; scripts run for real, with the host's paths below it."""
+    """Implements ``Host`` in a folder; scripts run for real, with the host's paths below it.
+
+    ``external``: a host with a unit of etcd and nothing of Kubernetes. Without ``has_member``: a control plane
+    beside one.
+    """
 
     name: str
     root: Path
     cluster: FolderCluster
+    external: bool = False
+    has_member: bool = True
     calls: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for path in ("bin", "etc/kubernetes/manifests", "var/lib/etcd/member/snap"):
+        for path in ("bin", "etc/kubernetes/manifests", "var/lib/etcd"):
             (self.root / path).mkdir(parents=True)
-        for name, text in (
-            ("systemctl", _SYSTEMCTL),
-            ("ctr", _CTR),
-            ("mountpoint", "#!/bin/sh\nexit 1\n"),
-            ("sync", "#!/bin/sh\n"),
-        ):
+        programs = {"systemctl": _SYSTEMCTL, "ctr": _CTR, "mountpoint": "#!/bin/sh\nexit 1\n", "sync": "#!/bin/sh\n"}
+        if self.external:
+            programs |= {"etcdctl": _ETCDCTL, "etcd": "#!/bin/sh\necho etcd Version: 3.4.23\n"}
+            (self.root / "etcd.env").write_text(f"ETCD_DATA_DIR={self.root}/var/lib/etcd\n")
+            (self.root / "unit").write_text(
+                f"{self.root}/etcd.env (ignore_errors=no)\n{tool.INITIAL_ENV} (ignore_errors=yes)\n"
+            )
+            (self.root / "unit-active").touch()
+        for name, text in programs.items():
             (self.root / "bin" / name).write_text(text)
             (self.root / "bin" / name).chmod(0o755)
-        for pod in STATIC_PODS:
-            text = (
-                _MANIFEST.format(name=self.name, address=self.address, root=self.root)
-                if pod == "etcd"
-                else f"# {pod}\n"
-            )
-            (self.manifests / f"{pod}.yaml").write_text(text)
-        (self.data / "snap/db").write_text(f"old data of {self.name}")
-        (self.root / "kubelet").touch()
+        for pod in () if self.external else STATIC_PODS if self.has_member else WRITERS:
+            manifest = _MANIFEST.format(name=self.name, address=self.address, root=self.root)
+            (self.manifests / f"{pod}.yaml").write_text(manifest if pod == "etcd" else f"# {pod}\n")
+        if self.has_member:
+            (self.data / "snap").mkdir(parents=True)
+            (self.data / "snap/db").write_text(f"old data of {self.name}")
+        if not self.external:
+            (self.root / "kubelet").touch()
 
     @property
     def address(self) -> str:
@@ -127,7 +157,7 @@ class FolderHost:
         if (self.root / "kubelet").exists():
             found |= {p for p in STATIC_PODS if (self.manifests / f"{p}.yaml").exists()}
         listed.write_text(" ".join(sorted(found)))
-        return found
+        return found | ({"etcd"} if (self.root / "unit-active").exists() else set())
 
     def run(
         self,
@@ -171,18 +201,22 @@ class FolderHost:
                 assert "etcd" in self.running, f"{self.name}: exec into a container that does not run"
                 status, answer = self.cluster.etcdctl(self, [w for w in rest if not w.startswith("--")])
                 return status, json.dumps(answer).encode(), b""
+            case ("etcdctl", *rest) if self.external:
+                assert "--cacert=/etc/etcd/pki/ca.crt" in rest
+                status, answer = self.cluster.etcdctl(self, [w for w in rest if not w.startswith("--")])
+                return status, json.dumps(answer).encode(), b""
             case ("crictl", "pods", "-o", "json"):
                 return 0, b'{"items":[]}', b""
             case ("crictl", "ps", "-o", "json"):
                 return 0, b'{"containers":[]}', b""
             case ("kubectl", *_):
-                ready = "kube-apiserver" in self.running and "etcd" in self.running
+                ready = "kube-apiserver" in self.running and self.cluster.any_serves(self)
                 return (0, b"ok", b"") if ready else (1, b"", b"connection refused")
         raise AssertionError(f"{self.name}: the test has no answer for {argv}")
 
     def script(self, text: str) -> str:
         """Return a script with the host's paths in its own folder."""
-        for path in (tool.ROOT, tool.MANIFESTS, "/var/lib/etcd"):
+        for path in (tool.ROOT, tool.MANIFESTS, "/var/lib/etcd", "/etc/etcd/"):
             text = text.replace(f"{self.root}{path}", path).replace(path, f"{self.root}{path}")
         return text
 
@@ -225,12 +259,16 @@ class FolderHost:
 class FolderCluster:
     """Hosts and what their members say of each other."""
 
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], external: Sequence[str] = ()) -> None:
         self.unreachable = ""
-        self.hosts: Mapping[str, FolderHost] = {n: FolderHost(n, folder / n, self) for n in names}
+        planes = {n: FolderHost(n, folder / n, self, has_member=not external) for n in names}
+        self.hosts: Mapping[str, FolderHost] = planes | {
+            n: FolderHost(n, folder / n, self, external=True) for n in external
+        }
         self.members: dict[str, dict[str, object]] = {
             n: {"ID": i + 1, "name": n, "peerURLs": [f"https://{h.address}:2380"]}
             for i, (n, h) in enumerate(self.hosts.items())
+            if h.has_member
         }
         self.log: list[str] = []
 
@@ -252,6 +290,10 @@ class FolderCluster:
     def close(self) -> None:
         """Nothing to do."""
 
+    def any_serves(self, plane: FolderHost) -> bool:
+        """Whether the member this API server talks to commits: its own, or any of an external etcd."""
+        return any(self.is_healthy(h) for h in ([plane] if plane.has_member else self.hosts.values()) if h.has_member)
+
     def is_healthy(self, host: FolderHost) -> bool:
         """A member commits while most of the voting members run with the same store."""
         voters = [n for n, m in self.members.items() if not m.get("isLearner")]
@@ -263,8 +305,10 @@ class FolderCluster:
         for name, member in self.members.items():
             host = self.hosts[name]
             if member.get("isLearner") and "etcd" in host.running:
-                state = (host.manifests / "etcd.yaml").read_text()
-                assert "--initial-cluster-state=existing" in state, "it would begin a cluster of its own"
+                place = host.root / "etc/etcd/initial.env" if host.external else host.manifests / "etcd.yaml"
+                assert re.search("STATE=existing|state=existing", place.read_text()), (
+                    "it would begin a cluster of its own"
+                )
                 (host.data / "snap").mkdir(parents=True, exist_ok=True)
                 (host.data / "snap/db").write_text(source.store)
                 member["name"] = name

@@ -18,6 +18,7 @@ from kops_py.model.actions import WaitHealthy
 from kops_py.model.errors import KopsError, UnreachableError
 from kops_py.model.etcd_restore import (
     STATIC_PODS,
+    WRITERS,
     CheckRestored,
     Mark,
     RestoreFacts,
@@ -28,6 +29,7 @@ from kops_py.model.etcd_restore import (
 )
 from kops_py.model.event import Event
 from kops_py.model.plan import Plan
+from kops_py.model.spec import ClusterSpec, Group
 from kops_py.observe.etcd_restore import observe_restore
 from kops_py.runbooks.etcd_restore import RestoreArguments, etcd_restore
 from kops_py.runbooks.etcd_restore_choice import choose_run, new_members
@@ -57,16 +59,17 @@ class Killed(BaseException):
 class World:
     """A cluster of folders with the program's view of it."""
 
-    def __init__(self, folder: Path, control_planes: int, snapshot: bytes = SNAPSHOT) -> None:
+    def __init__(self, folder: Path, control_planes: int, snapshot: bytes = SNAPSHOT, external: int = 0) -> None:
         self.folder = folder
         self.snapshot = snapshot
-        self.spec = make_spec(control_planes, 0)
-        self.cluster = FolderCluster(folder / "hosts", [h.name for h in self.spec.hosts])
+        self.spec = _with_external(make_spec(control_planes, 0), external)
+        names = [h.name for h in self.spec.control_planes]
+        self.cluster = FolderCluster(folder / "hosts", names, [f"n{len(names) + 1 + i}" for i in range(external)])
         self.cancel = Cancel()
         self.events: list[Event] = []
         self.runs = 0
         base = stage(control_planes)
-        self.deps = replace(base.deps, fleet=self.cluster, ansible=NoAnsible(), kube=Access(base.kube))
+        self.deps = replace(base.deps, spec=self.spec, fleet=self.cluster, ansible=NoAnsible(), kube=Access(base.kube))
 
     def facts(self) -> RestoreFacts:
         return observe_restore(self.cluster, self.spec, cancel=self.cancel, closely=True)
@@ -76,8 +79,11 @@ class World:
         source = SnapshotFacts("s", member or DIGEST, 10, member=member)
         run = choose_run(self.spec, facts, kind, None if kind is RestoreKind.MEMBER else source)
         members = new_members(self.spec, facts, run)
-        nodes = tuple(m.node for m in members)
-        via = tuple(n for n in facts.serving if n not in nodes)
+        holders = tuple(m.node for m in members)
+        nodes = tuple(m.node for m in members if not m.unit)
+        if self.spec.external_etcd and run.kind is not RestoreKind.MEMBER:
+            nodes = tuple(h.name for h in self.spec.control_planes)
+        via = tuple(n for n in facts.serving if n not in holders)
         return RestoreArguments(run, nodes, members=members, snapshot=source, via=via, namespaces=("kube-system",))
 
     def run(self, arguments: RestoreArguments | None = None, after: Callable[[str], None] = lambda _: None) -> Outcome:
@@ -111,6 +117,15 @@ class World:
             assert not list(host.root.rglob("snapshot*")), "the snapshot holds every secret, and is left"
             assert not list(host.root.rglob(".kops-py-restore"))
             assert not list(host.root.rglob("restore/manifests/*"))
+
+
+def _with_external(spec: ClusterSpec, count: int) -> ClusterSpec:
+    """Return a spec whose etcd is on hosts of its own, behind the control planes in the inventory."""
+    if not count:
+        return spec
+    planes = [replace(h, groups=h.groups - {Group.ETCD}) for h in spec.control_planes]
+    hosts = [replace(h, groups=frozenset({Group.ETCD})) for h in make_spec(len(planes) + count).hosts[len(planes) :]]
+    return replace(spec, hosts=(*planes, *hosts), external_etcd=True)
 
 
 def ids(plan: Plan) -> list[str]:
@@ -288,3 +303,61 @@ def test_killed_while_a_member_is_replaced(tmp_path: Path, point: str) -> None:
 def _lose_one(world: World) -> None:
     for name, host in world.cluster.hosts.items():
         (host.data / "snap/db").write_text("empty" if name == "n3" else "the cluster")
+
+
+def test_an_external_etcd_is_restored_with_the_writers_stopped(tmp_path: Path) -> None:
+    world = World(tmp_path, 2, external=3)
+    arguments = world.arguments()
+    assert (arguments.nodes, [m.unit for m in arguments.members]) == (("n1", "n2"), ["etcd.service"] * 3)
+    outcome = world.run(arguments)
+    assert outcome.ok, outcome.errors
+    for name in ("n3", "n4", "n5"):
+        host = world.cluster.hosts[name]
+        assert (host.store, host.kept) == (SNAPSHOT.decode(), [f"old data of {name}"])
+        assert (host.running, list(host.root.rglob("snapshot*"))) == ({"etcd"}, [])
+    for name in ("n1", "n2"):
+        host = world.cluster.hosts[name]
+        assert (host.running, host.store) == (set(WRITERS), "")
+
+
+@pytest.mark.parametrize("point", ["upload", "stop", "switch", "start", "api/n1"])
+def test_an_external_etcd_killed_after_any_step(tmp_path: Path, point: str) -> None:
+    world = World(tmp_path, 1, external=3)
+
+    def kill(step: str) -> None:
+        if step == point:
+            raise Killed
+
+    with pytest.raises(Killed):
+        world.run(after=kill)
+    outcome = world.run()
+    assert outcome.ok, outcome.errors
+    assert [world.cluster.hosts[n].kept for n in ("n2", "n3", "n4")] == [[f"old data of n{i}"] for i in (2, 3, 4)]
+    assert world.cluster.hosts["n1"].running == set(WRITERS)
+
+
+def test_an_external_etcd_is_put_back_when_a_host_is_lost(tmp_path: Path) -> None:
+    world = World(tmp_path, 1, external=3)
+    before = world.arguments()
+    outcome = world.run(before, lambda step: setattr(world.cluster, "unreachable", "n4" if step == "stop" else ""))
+    assert not outcome.ok
+    for name in ("n2", "n3"):
+        assert (world.cluster.hosts[name].store, world.cluster.hosts[name].running) == (f"old data of {name}", {"etcd"})
+    assert world.cluster.hosts["n1"].running == set(WRITERS)
+
+
+def test_a_lost_external_member_is_replaced(tmp_path: Path) -> None:
+    world = World(tmp_path, 1, external=3)
+    for name in ("n2", "n3", "n4"):
+        (world.cluster.hosts[name].data / "snap/db").write_text("empty" if name == "n4" else "the cluster")
+    arguments = world.arguments(None)
+    assert (arguments.run.kind, arguments.nodes, [m.node for m in arguments.members]) == (
+        RestoreKind.MEMBER,
+        (),
+        ["n4"],
+    )
+    outcome = world.run(arguments)
+    assert outcome.ok, outcome.errors
+    assert world.cluster.log == ["member remove", "member add", "member promote"]
+    assert world.cluster.hosts["n4"].store == "the cluster"
+    assert world.cluster.hosts["n1"].running == set(WRITERS)
