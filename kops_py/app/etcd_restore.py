@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import mmap
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from kops_py.app.etcd_restore_source import holds_any, read_snapshot
 from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
-from kops_py.model.errors import BackupError, ConfigError, HostError
+from kops_py.model.errors import ConfigError, HostError
 from kops_py.model.etcd_restore import RestoreFacts, RestoreKind, RestoreRun, SnapshotFacts
 from kops_py.model.event import Note
 from kops_py.model.facts import Facts
@@ -59,7 +59,7 @@ def _decide(opened: Session, given: RestoreSettings) -> Decided:
         raise ConfigError(
             "nothing was named that could be restored",
             why=f"{len(facts.serving)} of {len(member_hosts(spec))} members of etcd serve",
-            hint="name a snapshot with --from FILE, or a stopped member's data with --from-member HOST",
+            hint="name a snapshot with --from FILE, or a member's data with --from-member HOST",
         )
     arguments = _arguments(spec, facts, run, snapshot, given)
     found = restore_findings(
@@ -95,8 +95,8 @@ def _check_spec(spec: ClusterSpec, given: RestoreSettings) -> None:
     if not hosts:
         raise ConfigError(
             "the inventory names no host of etcd",
-            why="etcd is external, and the group etcd is empty",
-            hint="put its hosts into the group etcd, or restore by hand after docs/etcd-restore.md",
+            why="etcd is one that was given (etcd.external), or the group etcd is empty",
+            hint="restore it with the tools of whoever runs it; docs/etcd-restore.md says what else is to be done",
         )
     if spec.limit is not None:
         raise ConfigError("--limit makes no sense here", why="a restore concerns every member", hint="leave it out")
@@ -104,31 +104,6 @@ def _check_spec(spec: ClusterSpec, given: RestoreSettings) -> None:
         raise ConfigError(
             f"--from-member {given.member}: no host of etcd in this inventory", hint="there are " + ", ".join(hosts)
         )
-
-
-def read_snapshot(path: Path) -> SnapshotFacts:
-    """Look at a snapshot file; raises BackupError when it is damaged or no snapshot. Memory does not grow with it."""
-    from kops_py.tools.bolt import NotADatabaseError, has_trailing_hash, read_database
-
-    hint = "choose another backup; this one restores nothing"
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            if not has_trailing_hash(data):
-                raise BackupError(
-                    "the snapshot is damaged or cut off",
-                    where=str(path),
-                    why="its SHA-256 is not that of it",
-                    hint=hint,
-                )
-            found = read_database(data)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return SnapshotFacts(path.name, digest, len(data), found.revision, found.minor)
-    except NotADatabaseError as error:
-        raise BackupError("this is no snapshot of etcd", where=str(path), why=str(error), hint=hint) from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            "the snapshot cannot be read", where=str(path), why=str(error), hint="look at the path"
-        ) from error
 
 
 def _observe(opened: Session, *, closely: bool) -> RestoreFacts:
@@ -149,8 +124,6 @@ def _completed(
         return SnapshotFacts(label, given.member, host.data_bytes, host.revision, host.minor, member=given.member)
     if snapshot is None or given.file is None:
         return snapshot
-    import dataclasses
-
     return dataclasses.replace(snapshot, has_our_ca=_has_our_ca(opened, given.file))
 
 
@@ -163,8 +136,7 @@ def _has_our_ca(opened: Session, path: Path) -> bool:
             pem = opened.fleet.host(host.name).read_file(CA_CERTIFICATE).strip()
         except HostError:
             continue
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return data.find(pem) >= 0 or data.find(base64.b64encode(pem)[:512]) >= 0
+        return holds_any(path, (pem, base64.b64encode(pem)[:512]))
     return True  # no host has one: new machines, and nothing to compare with
 
 

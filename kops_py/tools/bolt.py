@@ -1,7 +1,7 @@
 """Reads what a restore must know from an etcd database file: revision, members, cluster version; no I/O.
 
 etcd keeps its store in one bbolt file, and a snapshot is that file with the SHA-256 of all of it behind. Only the
-few pages that answer these questions are touched, so a mapped file of any size costs no memory.
+few pages that answer these questions are read, so a file of any size costs no memory.
 Layout: bbolt's page.go, node.go, bucket.go (unchanged since 2013); buckets: etcd's mvcc and membership stores.
 """
 
@@ -13,9 +13,18 @@ import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from mmap import mmap
+from typing import Protocol
 
-Buffer = bytes | mmap
+
+class Buffer(Protocol):
+    """Bytes of which a piece can be taken: bytes, or a file that is read where it is asked."""
+
+    def __len__(self) -> int:
+        """Return how many bytes there are."""
+
+    def __getitem__(self, part: slice, /) -> bytes:
+        """Return a piece; what is beyond the end is left out."""
+
 
 HASH_BYTES = 32
 _MAGIC = 0xED0CDAED
@@ -24,6 +33,7 @@ _META = struct.Struct("<IIIIQQQQQ")  # magic, version, page size, flags, root, s
 _LEAF = struct.Struct("<IIII")  # flags, position, key size, value size
 _BRANCH = struct.Struct("<IIQ")  # position, key size, page
 _BRANCH_FLAG, _LEAF_FLAG, _META_FLAG = 0x01, 0x02, 0x04
+_CHECKSUM = struct.Struct("<Q")
 _SECTOR = 512
 _PIECE = 1 << 20
 _DEPTH = 64
@@ -111,9 +121,9 @@ class _Pages:
             start = size * number
             if len(data) < start + _PAGE.size + _META.size + 8:
                 return None
-            body = bytes(data[start + _PAGE.size : start + _PAGE.size + _META.size])
+            body = data[start + _PAGE.size : start + _PAGE.size + _META.size]
             magic, version, page_size, _, root, _, _, _, txid = _META.unpack(body)
-            (checksum,) = struct.unpack_from("<Q", data, start + _PAGE.size + _META.size)
+            (checksum,) = self._read(_CHECKSUM, start + _PAGE.size + _META.size)
             if magic == _MAGIC and version == 2 and checksum == _fnv64a(body) and (not number or page_size == size):
                 return txid, page_size, root
         return None
@@ -137,17 +147,20 @@ class _Pages:
             return max((k for k, _ in _leaf_items(bucket, 16)), default=b"")
         for _ in range(_DEPTH):
             start = self._start(root)
-            _, flags, count, _ = _PAGE.unpack_from(self._data, start)
+            _, flags, count, _ = self._read(_PAGE, start)
             if not count:
                 return b""
             if flags & _LEAF_FLAG:
                 at = start + _PAGE.size + (count - 1) * _LEAF.size
-                _, position, key_size, _ = _LEAF.unpack_from(self._data, at)
-                return bytes(self._data[at + position : at + position + key_size])
+                _, position, key_size, _ = self._read(_LEAF, at)
+                return self._data[at + position : at + position + key_size]
             if not flags & _BRANCH_FLAG:
                 break
-            _, _, root = _BRANCH.unpack_from(self._data, start + _PAGE.size + (count - 1) * _BRANCH.size)
+            _, _, root = self._read(_BRANCH, start + _PAGE.size + (count - 1) * _BRANCH.size)
         raise NotADatabaseError("its pages lead nowhere")
+
+    def _read(self, layout: struct.Struct, start: int) -> tuple[int, ...]:
+        return layout.unpack(self._data[start : start + layout.size])
 
     def _start(self, page: int) -> int:
         start = page * self._size
@@ -159,12 +172,12 @@ class _Pages:
         if depth > _DEPTH:
             raise NotADatabaseError("its pages lead nowhere")
         start = self._start(page)
-        _, flags, count, overflow = _PAGE.unpack_from(self._data, start)
+        _, flags, count, overflow = self._read(_PAGE, start)
         if flags & _LEAF_FLAG:
-            yield from _leaf_items(bytes(self._data[start : start + (overflow + 1) * self._size]), 0)
+            yield from _leaf_items(self._data[start : start + (overflow + 1) * self._size], 0)
         elif flags & _BRANCH_FLAG:
             for number in range(count):
-                _, _, below = _BRANCH.unpack_from(self._data, start + _PAGE.size + number * _BRANCH.size)
+                _, _, below = self._read(_BRANCH, start + _PAGE.size + number * _BRANCH.size)
                 yield from self._walk(below, depth + 1)
         else:
             raise NotADatabaseError("its pages lead nowhere")

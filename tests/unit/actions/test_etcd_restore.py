@@ -236,24 +236,12 @@ def test_a_failure_after_the_point_of_no_return_puts_nothing_back(tmp_path: Path
     world.assert_restored()
 
 
-STEPS = (
-    "upload",
-    "stage",
-    "stop",
-    "switch",
-    "start",
-    "api/n1",
-    "api/n3",
-    "controllers/n2",
-    "addons/n1",
-    "check",
-    "finish",
-)
+STEPS = ("upload", "stage", "stop", "switch", "start", "api/n1", "controllers/n2", "addons/n1", "finish")
 
 
 @pytest.mark.parametrize("point", STEPS)
 def test_killed_after_any_step_the_same_command_finishes(tmp_path: Path, point: str) -> None:
-    world = World(tmp_path, 3)
+    world = World(tmp_path, 2)
 
     def kill(step: str) -> None:
         if step == point:
@@ -283,7 +271,7 @@ def test_a_lost_member_is_replaced_while_the_others_serve(tmp_path: Path) -> Non
         assert not (world.cluster.hosts[name].root / "kubelet-log").exists(), "a healthy host was touched"
 
 
-@pytest.mark.parametrize("point", ["stop/n3", "remove/n3", "add/n3", "promote/n3", "api/n3", "controllers/n3"])
+@pytest.mark.parametrize("point", ["stop/n3", "remove/n3", "add/n3", "promote/n3", "api/n3"])
 def test_killed_while_a_member_is_replaced(tmp_path: Path, point: str) -> None:
     world = World(tmp_path, 3)
     _lose_one(world)
@@ -320,7 +308,7 @@ def test_an_external_etcd_is_restored_with_the_writers_stopped(tmp_path: Path) -
         assert (host.running, host.store) == (set(WRITERS), "")
 
 
-@pytest.mark.parametrize("point", ["upload", "stop", "switch", "start", "api/n1"])
+@pytest.mark.parametrize("point", ["stop", "start"])
 def test_an_external_etcd_killed_after_any_step(tmp_path: Path, point: str) -> None:
     world = World(tmp_path, 1, external=3)
 
