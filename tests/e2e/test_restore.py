@@ -41,7 +41,7 @@ pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.mark.soak
-def test_single_control_plane_with_its_one_disk_wiped(bed: Bed, tmp_path: Path) -> None:
+def test_single_control_plane_loses_all_disks(bed: Bed, tmp_path: Path) -> None:
     """The only disk is lost while the node is down; a fresh, empty etcd then serves, and is told from the cluster."""
     nodes = _single(bed)
     snapshot = _prepared(bed, nodes, tmp_path)
@@ -74,7 +74,7 @@ def test_set_back_and_refusals(bed: Bed, tmp_path: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_one_two_and_all_disks_of_three_lost(bed: Bed, tmp_path: Path) -> None:
+def test_one_disk_then_two_then_every_one_of_three_lost(bed: Bed, tmp_path: Path) -> None:
     """One cluster, one loss after the other; the last restore is killed at several points and comes to its end."""
     nodes = _three(bed)
     snapshot = _prepared(bed, nodes, tmp_path)
