@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ import yaml
 
 from tests.e2e import workload
 from tests.e2e.bed import Bed
+from tests.e2e.snapshots import take_snapshot
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 
 CONFLIST = {
     "cniVersion": "0.4.0",
@@ -69,7 +71,7 @@ def _manifest(image: str, *, note: str) -> str:
     return yaml.safe_dump_all([config, daemons], sort_keys=False)
 
 
-def test_network_from_a_manifest(bed: Bed) -> None:
+def test_network_from_a_manifest(bed: Bed, tmp_path: Path) -> None:
     bed.boot(1)
     workload.load_image(bed, ["n1"])  # there is no registry in a lab
     bed.write_inventory(control_planes=["n1"], workers=["n1"])
@@ -84,10 +86,27 @@ def test_network_from_a_manifest(bed: Bed) -> None:
     workload.deploy(bed, ["n1"])
     assert workload.assert_answers(bed, ["n1"]) == {"n1"}
 
+    snapshot = take_snapshot(bed, tmp_path)
     manifest.write_text(_manifest(workload.IMAGE, note="second"))
     planned = bed.program.run("bootstrap", "--plan", "-o", "json", exit_code=20).json()
     assert [s["id"] for w in planned["waves"] for s in w["steps"]] == ["network/manifest", "healthy"]
     bed.bootstrap()
-    note = bed.kubectl("-n kube-system get configmap network -o jsonpath={.metadata.annotations.note}")
-    assert note == "second"
+    assert _note(bed) == "second"
     bed.assert_nothing_to_do()
+    _set_back(bed, snapshot)
+
+
+def _note(bed: Bed) -> str:
+    return bed.kubectl("-n kube-system get configmap network -o jsonpath={.metadata.annotations.note}")
+
+
+def _set_back(bed: Bed, snapshot: Path) -> None:
+    """Restore the snapshot of before the change: refused while etcd serves, done with --force; then it is seen."""
+    refused = bed.program.run("etcd", "restore", "--from", str(snapshot), "-y", exit_code=3)
+    assert "quorum-serves" in refused.text, refused.report()
+    restored = bed.program.run("etcd", "restore", "--from", str(snapshot), "--force", "-y")
+    bed.say(f"set back in {restored.duration_s:.1f} s")
+    assert _note(bed) == "first"
+    workload.wait_answers(bed, ["n1"], deadline_s=60)
+    planned = bed.program.run("bootstrap", "--plan", "-o", "json", exit_code=20).json()
+    assert "network/manifest" in [s["id"] for w in planned["waves"] for s in w["steps"]]

@@ -7,7 +7,6 @@ kubelet that are seen to notice what is changed after the restore.
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,16 +16,12 @@ import pytest
 from tests.e2e import workload
 from tests.e2e.bed import Bed
 from tests.e2e.program import Finished
+from tests.e2e.snapshots import take_snapshot
 
 PLANES = ("n1", "n2", "n3")
 NODES = ("n1", "n2", "n3", "n4")
 BALANCER = "n5"
 GOAL_S = 300
-ETCDCTL = (
-    "crictl exec $(crictl ps --name '^etcd$' -q) etcdctl --endpoints=https://127.0.0.1:2379 "
-    "--cacert=/etc/kubernetes/pki/etcd/ca.crt --cert=/etc/kubernetes/pki/etcd/healthcheck-client.crt "
-    "--key=/etc/kubernetes/pki/etcd/healthcheck-client.key"
-)
 # Where a restore is killed: what a person would see on its standard error at that moment.
 KILLED_AT = (
     r"has the snapshot",
@@ -139,10 +134,7 @@ def _prepared(bed: Bed, nodes: Sequence[str], folder: Path) -> Path:
     workload.deploy(bed, nodes)
     bed.kubectl("create configmap canary-before --from-literal=word=before")
     bed.kubectl("create secret generic canary --from-literal=word=readable")
-    bed.node("n1").exec(f"{ETCDCTL} snapshot save /var/lib/etcd/test.db && mv /var/lib/etcd/test.db /var/tmp/test.db")
-    place = folder / "snapshot.db"
-    argv = bed.node("n1").exec_argv("cat", "/var/tmp/test.db")
-    place.write_bytes(subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout)
+    place = take_snapshot(bed, folder)
     bed.kubectl("create configmap canary-after --from-literal=word=after")
     return place
 
