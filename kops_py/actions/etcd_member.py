@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from kops_py.actions.deps import Deps
 from kops_py.actions.etcd_restore import (
+    Kubelets,
     ask,
     hash_of,
     member_problem,
@@ -74,7 +75,10 @@ def promote_member(deps: Deps, action: PromoteMember, ctx: StepContext) -> None:
     """Start the new member, give it its vote once it has caught up, and prove its contents; raises DeadlineError."""
     member, host = action.member, deps.fleet.host(action.member.node)
     sh(host, start_member_script(action.restore, unit=bool(member.unit)), ctx)
+    kubelets = Kubelets(deps, ctx)
     while True:
+        if not member.unit:
+            kubelets.revive(host, "etcd")
         lacking = _not_promoted(deps, action) or member_problem(deps, host) or _differs(deps, action)
         if not lacking:
             break

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,7 @@ _WRITERS_STOP_S = 3
 """An API server waits for its open watches, which do not end by themselves."""
 _ETCD_STOP_S = 10
 _UNDO_S = 60.0
+_REVIVE_S = 30.0
 
 
 def upload_snapshot(deps: Deps, action: UploadSnapshot, ctx: StepContext, open_snapshot: OpenSnapshot) -> None:
@@ -170,14 +172,42 @@ def start_etcd(deps: Deps, action: StartEtcd, ctx: StepContext) -> None:
     units = {m.node for m in action.members if m.unit}
     everywhere(deps, nodes, lambda h: sh(h, start_member_script(action.restore, unit=h.name in units), ctx))
     expected = sorted(m.peer_url for m in action.members)
+    kubelets = Kubelets(deps, ctx)
     while True:
         lacking = _not_one_cluster(deps, nodes, expected)
         if not lacking:
             break
+        for node in nodes:
+            if node not in units:
+                kubelets.revive(deps.fleet.host(node), "etcd")
         ctx.progress(lacking, waiting=True)
         remaining_s(ctx, lacking, hint="look at: crictl ps -a, crictl logs of etcd; then run the same command again")
         ctx.cancel.wait(_POLL_S)
     everywhere(deps, nodes, lambda h: sh(h, tool.mark_script(action.restore, Mark.SERVING), ctx))
+
+
+class Kubelets:
+    """Restarts a kubelet that starts no container of a static pod.
+
+    One that looks at its manifests before it knows what the node has refuses a pod for good ("Failed to admit pod",
+    seen with 1.20 on a busy machine); only another start lets it look again.
+    """
+
+    def __init__(self, deps: Deps, ctx: StepContext) -> None:
+        self._deps = deps
+        self._ctx = ctx
+        self._since: dict[str, float] = {}
+
+    def revive(self, host: Host, pod: str) -> None:
+        """Look whether the container runs, and restart the kubelet when it has been gone for long; raises HostError."""
+        argv = crictl.containers_argv(pod)
+        now = time.monotonic()
+        if crictl.parse_ids(host.run(argv, sudo=True, timeout_s=_ASK_S, cancel=self._deps.cancel).out):
+            self._since.pop(host.name, None)
+        elif now - self._since.setdefault(host.name, now) >= _REVIVE_S:
+            self._ctx.progress(f"{host.name}: the kubelet does not start {pod}: restarting it")
+            host.run(("systemctl", "restart", "kubelet"), sudo=True, timeout_s=_UNDO_S, cancel=self._deps.cancel)
+            self._since[host.name] = time.monotonic()
 
 
 def start_member_script(restore: str, *, unit: bool) -> str:

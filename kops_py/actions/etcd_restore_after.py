@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 
 from kops_py.actions.deps import Deps
-from kops_py.actions.etcd_restore import everywhere, sh
+from kops_py.actions.etcd_restore import Kubelets, everywhere, sh
 from kops_py.actions.kubeadm import api_server_problem, own_api_argv
 from kops_py.actions.waiting import remaining_s
 from kops_py.connect.base import Host, JsonObject, KubeApi
@@ -38,7 +38,9 @@ def start_api_server(deps: Deps, action: StartApiServer, ctx: StepContext) -> No
     host = deps.fleet.host(action.node)
     sh(host, tool.start_script(action.restore, WRITERS[:1], start_kubelet=True), ctx)
     ready = own_api_argv(deps.spec.host(action.node))
+    kubelets = Kubelets(deps, ctx)
     while problem := api_server_problem(host, ready, deps):
+        kubelets.revive(host, WRITERS[0])
         ctx.progress(problem, waiting=True)
         remaining_s(ctx, problem, hint="crictl ps -a; journalctl -u kubelet -n 50; then run the same command again")
         ctx.cancel.wait(_POLL_S)
@@ -49,9 +51,11 @@ def start_controllers(deps: Deps, action: StartControllers, ctx: StepContext) ->
     """Put controller manager and scheduler back and wait until their containers run; raises DeadlineError."""
     host = deps.fleet.host(action.node)
     sh(host, tool.start_script(action.restore, _CONTROLLERS), ctx)
+    kubelets = Kubelets(deps, ctx)
     for pod in _CONTROLLERS:
         argv = crictl.containers_argv(pod)
         while not crictl.parse_ids(host.run(argv, sudo=True, timeout_s=_ASK_S, cancel=deps.cancel).out):
+            kubelets.revive(host, pod)
             lacking = f"the kubelet has not started {pod} yet"
             ctx.progress(lacking, waiting=True)
             remaining_s(ctx, lacking, hint="journalctl -u kubelet -n 50; then run the same command again")

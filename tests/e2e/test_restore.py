@@ -69,15 +69,15 @@ def test_set_back_and_refusals(bed: Bed, tmp_path: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_one_disk_then_two_then_every_one_of_three_lost(bed: Bed, tmp_path: Path) -> None:
-    """One cluster, one loss after the other; the last restore is killed at several points and comes to its end."""
+def test_every_disk_then_one_then_two_of_three_lost(bed: Bed, tmp_path: Path) -> None:
+    """One cluster, one loss after the other; at the end every disk again, and the restore killed at several points."""
     nodes = _three(bed)
     snapshot = _prepared(bed, nodes, tmp_path)
-    _one_lost(bed, nodes)
-    _two_lost(bed, nodes, snapshot)
     _lose_disks(bed, PLANES)
     _restored(bed, nodes, snapshot, kept=())
     bed.kubectl("create configmap canary-after --from-literal=word=after")
+    _one_lost(bed, nodes)
+    _two_lost(bed, nodes, snapshot)
     _lose_disks(bed, PLANES)
     arguments = ("etcd", "restore", "--from", str(snapshot), "--ignore", "restore-repeated")
     for point in KILLED_AT:

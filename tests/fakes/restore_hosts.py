@@ -101,6 +101,8 @@ class FolderHost:
     cluster: FolderCluster
     external: bool = False
     has_member: bool = True
+    refuses_until_restart: bool = False
+    """Whether the kubelet starts nothing until it is restarted."""
     calls: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -154,7 +156,9 @@ class FolderHost:
         """Containers that run: started by the kubelet, until somebody stops them."""
         listed = self.root / "containers"
         found = set(listed.read_text().split()) if listed.exists() else set()
-        if (self.root / "kubelet").exists():
+        log = self.root / "kubelet-log"
+        refuses = self.refuses_until_restart and log.exists() and "restart" not in log.read_text()
+        if (self.root / "kubelet").exists() and not refuses:
             found |= {p for p in STATIC_PODS if (self.manifests / f"{p}.yaml").exists()}
         listed.write_text(" ".join(sorted(found)))
         return found | ({"etcd"} if (self.root / "unit-active").exists() else set())
@@ -188,6 +192,8 @@ class FolderHost:
 
     def _answer(self, argv: tuple[str, ...], stdin: bytes | BinaryIO | None) -> tuple[int, bytes, bytes]:
         match argv:
+            case ("systemctl", "restart", "kubelet"):
+                return self.sh("systemctl restart kubelet")
             case ("sh", "-c", script):
                 return self.sh(script, stdin if isinstance(stdin, bytes) or stdin is None else stdin.read())
             case ("crictl", "ps", "--name", pattern, "-q"):

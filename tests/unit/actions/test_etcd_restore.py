@@ -349,3 +349,15 @@ def test_a_lost_external_member_is_replaced(tmp_path: Path) -> None:
     assert world.cluster.log == ["member remove", "member add", "member promote"]
     assert world.cluster.hosts["n4"].store == "the cluster"
     assert world.cluster.hosts["n1"].running == set(WRITERS)
+
+
+def test_a_kubelet_that_starts_no_etcd_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen for real: a kubelet refuses a static pod for good when it looks before it knows the node's resources."""
+    monkeypatch.setattr("kops_py.actions.etcd_restore._REVIVE_S", 0.2)
+    world = World(tmp_path, 1)
+    host = world.cluster.hosts["n1"]
+    host.refuses_until_restart = True
+    outcome = world.run()
+    assert outcome.ok, outcome.errors
+    assert (host.root / "kubelet-log").read_text().split() == ["start", "restart", "start"]
+    world.assert_restored()
