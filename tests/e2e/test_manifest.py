@@ -13,7 +13,7 @@ from tests.e2e import workload
 from tests.e2e.bed import Bed
 from tests.e2e.snapshots import take_snapshot
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(600)
 
 CONFLIST = {
     "cniVersion": "0.4.0",

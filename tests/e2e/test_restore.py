@@ -124,7 +124,7 @@ def _three(bed: Bed) -> tuple[str, ...]:
     bed.boot(5)
     bed.write_inventory(control_planes=PLANES, workers=NODES[3:], load_balancers=[BALANCER])
     bed.write_cluster("restored")
-    bed.bootstrap(deadline_s=600)
+    bed.bootstrap(deadline_s=900)
     return NODES
 
 
