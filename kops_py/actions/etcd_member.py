@@ -60,7 +60,7 @@ def add_member(deps: Deps, action: AddMember, ctx: StepContext) -> None:
     host = deps.fleet.host(member.node)
     sh(host, tool.empty_script(action.restore, member.data_dir), ctx)
     if not any(member.peer_url in m.peer_urls for m in _members(deps, via)):
-        _tell(deps, via, etcdctl.member_add_argv(member.name, member.peer_url))
+        _tell(deps, via, etcdctl.member_add_argv(member.name, member.peer_url, learner=True))
     cluster = ",".join(f"{m.name or member.name}={url}" for m in _members(deps, via) for url in m.peer_urls)
     if member.unit:
         host.write_file(tool.INITIAL_ENV, tool.initial_env(cluster).encode(), timeout_s=ctx.remaining_s())

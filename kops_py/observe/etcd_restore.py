@@ -10,7 +10,7 @@ from types import MappingProxyType
 from kops_py.connect.base import Cancel, Fleet, Host
 from kops_py.model.errors import HostError, KopsError
 from kops_py.model.etcd_restore import Mark, RestoreFacts, RestoreHost
-from kops_py.model.spec import ClusterSpec, Group, bracketed
+from kops_py.model.spec import ClusterSpec
 from kops_py.tools import crictl, etcdctl
 from kops_py.tools import etcd_restore as tool
 
@@ -24,7 +24,7 @@ def observe_restore(fleet: Fleet, spec: ClusterSpec, *, cancel: Cancel, closely:
 
     Changes nothing. Raises CancelledError.
     """
-    external = [h for h in spec.hosts if Group.ETCD in h.groups] if spec.external_etcd else []
+    external = spec.etcd_hosts
     looked_at = list(dict.fromkeys(h.name for h in (*external, *spec.nodes)))
     closer = {h.name for h in (*external, *spec.control_planes)}
 
@@ -60,8 +60,8 @@ def observe_restore_host(host: Host, spec: ClusterSpec, *, member: bool, closely
         image=one("image"),
         unit=one("unit"),
         joins=not one("unit") or bool(one("initial")),
-        member_name=one("name", own.etcd_member_name or host.name),
-        peer_url=one("peer", f"https://{bracketed(own.node_ip)}:2380"),
+        member_name=one("name", own.member_name),
+        peer_url=one("peer", own.peer_url),
         data_dir=one("data"),
         wal_dir=one("wal"),
         has_data="has-data" in found,

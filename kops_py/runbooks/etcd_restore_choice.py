@@ -15,7 +15,7 @@ from kops_py.model.etcd_restore import (
     SnapshotFacts,
 )
 from kops_py.model.finding import Finding, FindingKind, Severity, few
-from kops_py.model.spec import ClusterSpec, Group, HostSpec
+from kops_py.model.spec import ClusterSpec, HostSpec
 
 QUORUM_SERVES = FindingKind(
     "quorum-serves",
@@ -144,9 +144,7 @@ def _kind(spec: ClusterSpec, facts: RestoreFacts) -> RestoreKind:
 
 def member_hosts(spec: ClusterSpec) -> tuple[HostSpec, ...]:
     """Return the hosts that are to run a member: the control planes, or those of an external etcd."""
-    if not spec.external_etcd:
-        return spec.control_planes
-    return tuple(h for h in spec.hosts if Group.ETCD in h.groups)
+    return spec.etcd_hosts if spec.external_etcd else spec.control_planes
 
 
 def is_empty(host: RestoreHost) -> bool:

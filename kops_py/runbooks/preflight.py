@@ -10,8 +10,8 @@ from kops_py.model.facts import Facts
 from kops_py.model.finding import Finding, Severity
 from kops_py.model.preflight import ProbeResults
 from kops_py.model.spec import ClusterSpec
-from kops_py.runbooks.external_etcd import KINDS as ETCD_KINDS
 from kops_py.runbooks.etcd_restore_choice import IDS as RESTORE_IDS
+from kops_py.runbooks.external_etcd import KINDS as ETCD_KINDS
 from kops_py.runbooks.preflight_check import Check, View
 from kops_py.runbooks.preflight_fleet import FLEET_CHECKS
 from kops_py.runbooks.preflight_host import HOST_CHECKS

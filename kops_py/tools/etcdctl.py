@@ -135,21 +135,6 @@ def hash_argv(revision: int = 0) -> tuple[str, ...]:
     return etcdctl_argv("endpoint", "hashkv", f"--rev={revision}")
 
 
-def member_add_argv(name: str, peer_url: str) -> tuple[str, ...]:
-    """Return the command that adds an empty member as a learner: it has no vote, so it costs no quorum."""
-    return etcdctl_argv("member", "add", name, "--learner", f"--peer-urls={peer_url}")
-
-
-def member_remove_argv(member_id: int) -> tuple[str, ...]:
-    """Return the command that removes a member."""
-    return etcdctl_argv("member", "remove", f"{member_id:x}")
-
-
-def member_promote_argv(member_id: int) -> tuple[str, ...]:
-    """Return the command that gives a learner its vote; etcd refuses until it has caught up."""
-    return etcdctl_argv("member", "promote", f"{member_id:x}")
-
-
 def move_leader_argv(member_id: int) -> tuple[str, ...]:
     """Return the command that hands leadership to another member; it must be sent to the leader."""
     return etcdctl_argv("move-leader", f"{member_id:x}")
