@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from kops_py.app.etcd_restore_source import holds_any, read_snapshot
+from kops_py.app.etcd_restore_source import fetched_backup, holds_any, read_snapshot
 from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
 from kops_py.model.errors import ConfigError, HostError
@@ -28,8 +29,13 @@ CACHING_NAMESPACES = ("kube-system", "kube-flannel", "calico-system", "calico-ap
 
 @dataclass(frozen=True, slots=True)
 class RestoreSettings:
-    """What the command line says about a restore; at most one of ``file`` and ``member`` is given."""
+    """What the command line says about a restore; at most one of ``backup``, ``file`` and ``member`` is given.
 
+    ``identity`` is a file with the private key that ``backup`` is read with.
+    """
+
+    backup: str = ""
+    identity: Path | None = None
     file: Path | None = None
     member: str = ""
     kind: RestoreKind | None = None
@@ -40,7 +46,15 @@ class RestoreSettings:
 
 def run_restore(settings: Settings, emit: Emit, confirm: Confirm, *, given: RestoreSettings) -> RunResult:
     """Restore etcd; raises KopsError before anything is touched."""
-    return run_operation(settings, emit, confirm, "etcd-restore", lambda opened: _decide(opened, given))
+    with ExitStack() as stack:
+
+        def decide(opened: Session) -> Decided:
+            if not given.backup:
+                return _decide(opened, given)
+            file = stack.enter_context(fetched_backup(opened, given.backup, given.identity))
+            return _decide(opened, dataclasses.replace(given, file=file))
+
+        return run_operation(settings, emit, confirm, "etcd-restore", decide)
 
 
 def _decide(opened: Session, given: RestoreSettings) -> Decided:
@@ -59,7 +73,7 @@ def _decide(opened: Session, given: RestoreSettings) -> Decided:
         raise ConfigError(
             "nothing was named that could be restored",
             why=f"{len(facts.serving)} of {len(member_hosts(spec))} members of etcd serve",
-            hint="name a snapshot with --from FILE, or a member's data with --from-member HOST",
+            hint="name a backup (kops-py etcd list), --from FILE, or a member's data with --from-member HOST",
         )
     arguments = _arguments(spec, facts, run, snapshot, given)
     found = restore_findings(

@@ -1,17 +1,26 @@
-"""Where a restore gets its snapshot from: a file, looked at before anything else."""
+"""Where a restore gets its snapshot from: a file, or a backup that is good, read back from a store that has it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from kops_py.model.errors import BackupError, ConfigError
+from kops_py.app.session import Session
+from kops_py.model.errors import BackupError, ConfigError, KopsError
 from kops_py.model.etcd_restore import SnapshotFacts
+from kops_py.model.event import Note
+
+if TYPE_CHECKING:
+    from kops_py.backup.catalogue import Catalogue
+    from kops_py.backup.manifest import Manifest
 
 _PIECE = 1 << 20
+NEWEST = "newest"
+"""Stands for the newest good backup."""
 
 
 class _FileBytes:
@@ -66,3 +75,80 @@ def holds_any(path: Path, words: Sequence[bytes]) -> bool:
                 return True
             kept = seen[-overlap:] if overlap else b""
     return False
+
+
+@contextmanager
+def fetched_backup(opened: Session, backup_id: str, identity: Path | None) -> Iterator[Path]:
+    """Read a good backup back into a file of ours (0600 in a 0700 folder), which is removed at the end.
+
+    Every hash is compared on the way. Stores are tried one after the other. Raises BackupError for one that is not
+    proven, DamagedError, StoreError, ConfigError without a key.
+    """
+    from kops_py.app.etcd_backup import backup_spec, catalogues, read_identities
+
+    identities = read_identities(backup_spec(opened.spec), identity)
+    folder = opened.settings.run_dir.absolute() / "snapshots"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = folder / f"{opened.spec.name}.db"  # one name: what a run that was killed left is overwritten and removed
+    try:
+        _fetch(opened, catalogues(opened.spec), backup_id, identities, place)
+        yield place
+    finally:
+        place.unlink(missing_ok=True)
+
+
+def _fetch(opened: Session, own: list[Catalogue], backup_id: str, identities: tuple[str, ...], place: Path) -> None:
+    from kops_py.backup.proving import read_part
+
+    last: KopsError | None = None
+    for catalogue, manifest in _candidates(own, backup_id):
+        part = manifest.snapshot
+        if part.encrypted and not identities:
+            raise ConfigError(
+                "this backup is encrypted, and there is no private key here to read it",
+                where="backup.encryption.identity",
+                hint="give it with --identity FILE",
+            )
+        opened.emit(Note(message=f"reading backup {manifest.id} from {catalogue.store.where}"))
+        try:
+            with os.fdopen(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                write = _writer(file)
+                read_part(catalogue, manifest, part, write, identities=identities, cancel=opened.cancel)
+        except BackupError as error:
+            last = error
+            opened.emit(Note(message=str(error)))
+        except OSError as error:
+            raise ConfigError(
+                "the backup cannot be kept here", where=str(place), why=str(error), hint="make room; see --run-dir"
+            ) from error
+        else:
+            return
+    raise last or BackupError(f"there is no backup {backup_id}", hint="kops-py etcd list shows what there is")
+
+
+def _writer(file: BinaryIO) -> Callable[[bytes], None]:
+    def write(data: bytes) -> None:
+        file.write(data)
+
+    return write
+
+
+def _candidates(own: list[Catalogue], backup_id: str) -> Iterator[tuple[Catalogue, Manifest]]:
+    """Return the stores that have the backup in a good state; raises BackupError when it is in none."""
+    from kops_py.backup.proving import restorable
+
+    refused: KopsError | None = None
+    good = False
+    for catalogue in own:
+        entries = [e for e in catalogue.entries() if e.id == backup_id or (backup_id == NEWEST and e.is_good)]
+        if not entries:
+            continue
+        try:
+            manifest = restorable(max(entries, key=lambda e: e.id))
+        except BackupError as error:
+            refused = error
+            continue
+        good = True
+        yield catalogue, manifest
+    if not good and refused is not None:
+        raise refused

@@ -16,6 +16,12 @@ from kops_py.model.etcd_restore import RestoreKind
 
 
 @click.command()
+@click.argument("backup", required=False, default="", metavar="[ID]")
+@click.option(
+    "--identity",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="file with the private key the backup is read with (0600)",
+)
 @click.option(
     "--from",
     "file",
@@ -44,6 +50,8 @@ def restore(
     output: str,
     verbose: bool,
     *,
+    backup: str,
+    identity: Path | None,
     file: Path | None,
     member: str,
     kind: str | None,
@@ -51,9 +59,12 @@ def restore(
     namespaces: tuple[str, ...],
     **given: Any,
 ) -> int:
-    """Restore etcd from a snapshot, or replace a lost member; works with the API down."""
-    if file is not None and member:
-        raise ConfigError("--from and --from-member exclude each other", hint="leave one of them out")
-    wanted = RestoreSettings(file, member, RestoreKind(kind) if kind else None, force, namespaces)
+    """Restore etcd from a backup (ID, or newest), a snapshot file or a member's data, or replace a lost member.
+
+    Works with the API down. Without any of them only a lost member can be replaced.
+    """
+    if sum(map(bool, (backup, file, member))) > 1:
+        raise ConfigError("ID, --from and --from-member exclude each other", hint="leave all but one of them out")
+    wanted = RestoreSettings(backup, identity, file, member, RestoreKind(kind) if kind else None, force, namespaces)
     run = partial(run_restore, given=wanted)
     return run_planned(run, settings_from(**given), output, verbose=verbose, done="is restored: {steps} steps")

@@ -1,15 +1,58 @@
-"""Where a restore gets its snapshot from: files, and what is refused."""
+"""Where a restore gets its snapshot from: files and backups, and what is refused."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from kops_py.app.etcd_restore_source import holds_any, read_snapshot
-from kops_py.model.errors import BackupError, ConfigError
+from kops_py.app.etcd_restore_source import NEWEST, _fetch, holds_any, read_snapshot
+from kops_py.connect.base import Cancel
+from kops_py.model.errors import BackupError, ConfigError, DamagedError
+from tests.fakes.stores import Clock, MemoryStore, catalogue_of, make_backup, snapshot
 from tests.unit.tools.test_bolt import snapshot as etcd_snapshot
+
+
+def opened() -> Any:
+    said: list[str] = []
+    return SimpleNamespace(cancel=Cancel(), emit=lambda event: said.append(event.message), said=said)
+
+
+def test_a_good_backup_becomes_a_private_file(tmp_path: Path) -> None:
+    own, place, data = catalogue_of(MemoryStore(), Clock()), tmp_path / "x.db", snapshot(seed=1)
+    make_backup([own], Clock(), data=snapshot(seed=2))
+    manifest = make_backup([own], Clock(Clock()().replace(hour=13)), data=data)
+    _fetch(opened(), [own], NEWEST, (), place)
+    assert place.read_bytes() == data
+    assert place.stat().st_mode & 0o777 == 0o600
+    _fetch(opened(), [own], manifest.id, (), place)
+    assert place.read_bytes() == data
+
+
+def test_only_a_proven_backup_is_restored(tmp_path: Path) -> None:
+    own = catalogue_of(MemoryStore(), Clock())
+    manifest = make_backup([own], Clock(), good=False)
+    with pytest.raises(BackupError, match="is not restored"):
+        _fetch(opened(), [own], manifest.id, (), tmp_path / "x.db")
+    for missing in ("20200101T000000Z-00000000", NEWEST):
+        with pytest.raises(BackupError, match="there is no backup"):
+            _fetch(opened(), [own], missing, (), tmp_path / "x.db")
+
+
+def test_a_damaged_copy_is_passed_over_for_a_whole_one(tmp_path: Path) -> None:
+    stores = [MemoryStore("a"), MemoryStore("b")]
+    own = [catalogue_of(s, Clock()) for s in stores]
+    manifest = make_backup(own, Clock())
+    path = next(p for p in stores[0].content if p.endswith(manifest.snapshot.file))
+    stores[0].content[path] = stores[0].content[path][:-1] + b"!"
+    session = opened()
+    _fetch(session, own, manifest.id, (), tmp_path / "x.db")
+    assert (tmp_path / "x.db").read_bytes() == snapshot()
+    assert any("b (memory)" in line for line in session.said)
+    with pytest.raises(DamagedError):
+        _fetch(opened(), own[:1], manifest.id, (), tmp_path / "x.db")
 
 
 def test_a_snapshot_file_is_looked_at_before_anything_else(tmp_path: Path) -> None:
@@ -20,8 +63,7 @@ def test_a_snapshot_file_is_looked_at_before_anything_else(tmp_path: Path) -> No
     place.write_bytes(etcd_snapshot()[:-1])
     with pytest.raises(BackupError, match="damaged or cut off"):
         read_snapshot(place)
-    body = bytes(512)
-    place.write_bytes(body + hashlib.sha256(body).digest())  # whole, and no database
+    place.write_bytes(snapshot())  # whole, and no database
     with pytest.raises(BackupError, match="no snapshot of etcd"):
         read_snapshot(place)
     place.write_bytes(b"")
