@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from kops_py.cli import etcd_backup, etcd_schedule
+from kops_py.cli import etcd_backup, etcd_restore, etcd_schedule
 from kops_py.cli.options import host_options, inventory_options, output_option, plan_options, settings_from
 from kops_py.cli.output import print_json, say
 from kops_py.cli.planned import run_planned
@@ -17,7 +17,7 @@ from kops_py.model.finding import Severity
 
 @click.group()
 def etcd() -> None:
-    """Look after etcd: its members, and backups that are proven."""
+    """Look after etcd: its members, backups that are proven, and restores."""
 
 
 @etcd.command()
@@ -93,5 +93,6 @@ for _command in (
     etcd_backup.unkeep,
     etcd_backup.check,
     etcd_schedule.schedule,
+    etcd_restore.restore,
 ):
     etcd.add_command(_command)

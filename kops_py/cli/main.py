@@ -27,7 +27,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "upgrade": ("kops_py.cli.upgrade:upgrade", "Upgrade Kubernetes, node by node."),
     "patch": ("kops_py.cli.nodes:patch", "Install updates of the operating system, node by node."),
     "node": ("kops_py.cli.nodes:node", "Add or remove nodes; cordon, drain, uncordon or restart single ones."),
-    "etcd": ("kops_py.cli.etcd:etcd", "Look after etcd: members, proven backups, schedule."),
+    "etcd": ("kops_py.cli.etcd:etcd", "Look after etcd: members, proven backups, restores."),
     "status": ("kops_py.cli.status:status", "Show nodes, versions, etcd, certificates and cordons."),
     "runs": ("kops_py.cli.runs:runs", "Look at earlier runs, or make reports of them."),
     "reset": ("kops_py.cli.reset:reset", "Take the whole cluster down; everything in it is lost."),
