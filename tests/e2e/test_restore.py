@@ -16,12 +16,16 @@ import pytest
 from tests.e2e import workload
 from tests.e2e.bed import Bed
 from tests.e2e.program import Finished
-from tests.e2e.snapshots import take_snapshot
+from tests.e2e.snapshots import fetch, take_snapshot
 
 PLANES = ("n1", "n2", "n3")
 NODES = ("n1", "n2", "n3", "n4")
 BALANCER = "n5"
 GOAL_S = 300
+HOST_ETCDCTL = (
+    "ETCDCTL_API=3 etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/etcd/pki/ca.crt "
+    "--cert=/etc/etcd/pki/healthcheck-client.crt --key=/etc/etcd/pki/healthcheck-client.key"
+)
 # Where a restore is killed: what a person would see on its standard error at that moment.
 KILLED_AT = (
     r"has the snapshot",
@@ -86,6 +90,42 @@ def test_every_disk_then_one_then_two_of_three_lost(bed: Bed, tmp_path: Path) ->
         running.kill()
         bed.say(f"killed {spent:.1f} s after its start at {point!r}")
     _restored(bed, nodes, snapshot, "--ignore", "restore-repeated", kept=())
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_external_etcd_lost(bed: Bed, tmp_path: Path) -> None:
+    """etcd on hosts of its own: one member lost and replaced, then every disk lost and restored."""
+    nodes, etcd = ("n1", "n2"), ("n3", "n4", "n5")
+    bed.boot(5)
+    bed.write_inventory(control_planes=nodes[:1], workers=nodes[1:], etcd=etcd)
+    bed.write_cluster("restored", etcd={"topology": "external"})
+    bed.bootstrap(deadline_s=900)
+    workload.load_image(bed, nodes)
+    workload.deploy(bed, nodes)
+    bed.kubectl("create configmap canary-before --from-literal=word=before")
+    bed.kubectl("create secret generic canary --from-literal=word=readable")
+    bed.node("n3").exec(f"{HOST_ETCDCTL} snapshot save /var/tmp/test.db")
+    snapshot = fetch(bed, "/var/tmp/test.db", tmp_path, on="n3")
+    bed.kubectl("create configmap canary-after --from-literal=word=after")
+
+    bed.node("n5").exec("systemctl stop etcd; find /var/lib/etcd -mindepth 1 -delete; systemctl start --no-block etcd")
+    finished = bed.program.run("etcd", "restore", "-y", deadline_s=600)
+    bed.say(f"external member of n5 replaced in {finished.duration_s:.1f} s")
+    _check_canaries(bed, before=True, after=True)
+    _check_serves(bed, nodes, etcd)
+
+    for name in etcd:
+        bed.node(name).exec("systemctl stop etcd")
+    for name in etcd:
+        bed.node(name).exec("find /var/lib/etcd -mindepth 1 -delete")
+    finished = bed.program.run("etcd", "restore", "--from", str(snapshot), "-y", deadline_s=900)
+    bed.say(f"external etcd restored in {finished.duration_s:.1f} s")
+    assert finished.duration_s < GOAL_S
+    _check_canaries(bed, before=True, after=False)
+    owner = bed.node("n3").exec("stat -c '%U:%G %a' /var/lib/etcd /var/lib/etcd/member").stdout
+    assert owner.split() == ["etcd:etcd", "700"] * 2, owner
+    _check_serves(bed, nodes, etcd)
 
 
 def _one_lost(bed: Bed, nodes: Sequence[str]) -> None:
@@ -177,13 +217,11 @@ def _check_canaries(bed: Bed, *, before: bool, after: bool) -> None:
     assert word == "cmVhZGFibGU=", word
 
 
-def _check_serves(bed: Bed, nodes: Sequence[str]) -> None:
+def _check_serves(bed: Bed, nodes: Sequence[str], etcd: Sequence[str] = ()) -> None:
     """Members equal, workload answering, a controller and every kubelet noticing changes, nothing of ours left."""
     status = bed.program.run("status", "-o", "json").json()
-    planes = [
-        n for n in nodes if bed.node(n).exec("test -e /etc/kubernetes/manifests/etcd.yaml", check=False).returncode == 0
-    ]
-    assert [m["name"] for m in status["etcd_members"] if m["healthy"] and not m["is_learner"]] == planes, status
+    planes = etcd or [n for n in nodes if "etcd.yaml" in bed.node(n).exec("ls /etc/kubernetes/manifests").stdout]
+    assert [m["name"] for m in status["etcd_members"] if m["healthy"] and not m["is_learner"]] == list(planes), status
     bed.wait_ready(nodes)
     workload.wait_answers(bed, nodes, deadline_s=90)
     started = time.monotonic()
@@ -200,7 +238,7 @@ def _check_serves(bed: Bed, nodes: Sequence[str]) -> None:
         bed.kubectl(f"wait pod/kubelet-{name} --for=condition=Ready --timeout=9s")
     workload.wait_answers(bed, nodes, deadline_s=60)
     bed.say(f"every kubelet runs a new pod {time.monotonic() - started:.1f} s after the restore")
-    for name in nodes:
+    for name in (*nodes, *etcd):
         left = bed.node(name).exec(
             "find /var/lib/kops-py/restore -name '*.db' -o -name '*.yaml'; ls -d /var/lib/etcd/.kops* 2>/dev/null;"
             " stat -c '%a' /var/lib/kops-py/restore",
