@@ -232,7 +232,7 @@ def session(settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path
 
 
 def remove_left_input(run_dir: Path, emit: Emit) -> None:
-    """Remove what runs that were killed left of their input for Ansible: it may hold the sudo password."""
+    """Remove what killed runs left: their mark, and their input for Ansible, which may hold the sudo password."""
     runs = run_dir / "runs"
     if not runs.is_dir():
         return
@@ -241,12 +241,14 @@ def remove_left_input(run_dir: Path, emit: Emit) -> None:
 
     for run in sorted(runs.iterdir()):
         try:
-            left = left_input(run / "ansible")
-            if not left or not RunMark(run).is_over():
+            left, mark = left_input(run / "ansible"), RunMark(run)
+            if not (left or mark.is_there) or not mark.is_over():
                 continue
             for folder in left:
                 folder.remove_input()
-            emit(Note(message=f"removed what the run {run.name} left of its input for Ansible when it was killed"))
+            mark.remove()
+            if left:
+                emit(Note(message=f"removed what the run {run.name} left of its input for Ansible when it was killed"))
         except OSError as error:
             emit(Note(message=f"what the run {run.name} left of its input for Ansible cannot be removed: {error}"))
 

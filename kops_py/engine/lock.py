@@ -89,6 +89,15 @@ class RunMark:
             os.close(self._descriptor)
             self._descriptor = None
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the run holds its mark, or was killed and left it."""
+        return self._path.exists()
+
+    def remove(self) -> None:
+        """Remove what a killed run left; only of one that is over. Raises OSError."""
+        self._path.unlink(missing_ok=True)
+
     def is_over(self) -> bool:
         """Whether the run has ended, however: no process holds its mark. Raises OSError."""
         try:

@@ -210,3 +210,16 @@ def test_a_run_is_marked_as_going_on_only_while_it_does(tmp_path: Path) -> None:
     mark.release()
     assert mark.is_over()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_mark_of_a_killed_run_goes_without_a_word_and_that_of_a_living_one_stays(tmp_path: Path) -> None:
+    for name in ("killed", "living"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    (tmp_path / "runs" / "killed" / "alive").touch()
+    living = RunMark(tmp_path / "runs" / "living")
+    living.hold()
+    told: list[Event] = []
+    remove_left_input(tmp_path, told.append)
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("alive")] == ["runs/living/alive"]
+    assert told == []
+    living.release()
