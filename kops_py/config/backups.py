@@ -21,7 +21,7 @@ from kops_py.model.duration import parse_duration
 from kops_py.model.secret import SecretRef
 
 if TYPE_CHECKING:
-    from kops_py.config.document import Backup, DirectoryStore, S3Store
+    from kops_py.config.document_backup import Backup, DirectoryStore, S3Store
 
 Path_ = tuple[str | int, ...]
 _MOST_KEYS_BYTES = 256 * 1024

@@ -37,7 +37,7 @@ from kops_py.model.spec import (
 from kops_py.model.version import Version, facts_of
 
 if TYPE_CHECKING:
-    from kops_py.config import document
+    from kops_py.config import document_maintenance
     from kops_py.config.document import ClusterDocument
 
 T = TypeVar("T")
@@ -284,7 +284,7 @@ class _Converter:
         gate = None if given.gate is None else self._gate(given.gate, ("maintenance", "canary", "gate"), 0)
         return CanarySpec(given.count, float(given.pause_seconds), gate)
 
-    def _gate(self, given: document.Gate, path: Path_, number: int) -> Gate:
+    def _gate(self, given: document_maintenance.Gate, path: Path_, number: int) -> Gate:
         """Return a gate; ``number`` is its place among the gates, 0 for the canary's."""
         if (given.command is None) == (given.http is None):
             what = "neither command nor http is given" if given.http is None else "command and http are both given"
@@ -304,7 +304,7 @@ class _Converter:
         )
         return Gate(name, check, **times)
 
-    def _group(self, given: document.WorkerGroup, path: Path_) -> GroupSpec:
+    def _group(self, given: document_maintenance.WorkerGroup, path: Path_) -> GroupSpec:
         """Return a group of workers; its inventory group is looked up when the inventory is known."""
         if (given.selector is None) == (given.inventory_group is None):
             what = "neither selector nor inventoryGroup is given" if given.selector is None else "both are given"
@@ -453,7 +453,7 @@ class _Converter:
 _ABSENT = object()
 
 
-def _command(words: list[str], given: document.Hook | document.Gate) -> OperatorCommand:
+def _command(words: list[str], given: document_maintenance.Hook | document_maintenance.Gate) -> OperatorCommand:
     return OperatorCommand(tuple(words), Side(given.run_on), float(given.timeout_seconds))
 
 

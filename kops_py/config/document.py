@@ -6,72 +6,16 @@ Import this module inside functions: it costs what importing pydantic costs. The
 
 from __future__ import annotations
 
-import shlex
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic.alias_generators import to_camel
+from pydantic import Field
+
+from kops_py.config.document_backup import Backup
+from kops_py.config.document_maintenance import Maintenance
+from kops_py.config.document_parts import Model, Networks, Seconds, Text, Urls
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        alias_generator=to_camel,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-    )
-
-
-def _split_commas(value: object) -> object:
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",")]
-    return value
-
-
-def _split_words(value: object) -> object:
-    return shlex.split(value) if isinstance(value, str) else value
-
-
-def _one_or_more(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-_NETWORK_SCHEMA = {
-    "anyOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 2},
-    ]
-}
-_URLS_SCHEMA = {
-    "anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]
-}
-_NUMBER_OR_SHARE = "^([1-9][0-9]{0,5}|([1-9][0-9]?|100)%)$"
-_COUNT_OR_SHARE_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": _NUMBER_OR_SHARE}]}
-_WORDS_SCHEMA = {
-    "anyOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "maxItems": 256},
-    ]
-}
-Networks = Annotated[
-    list[str], Field(min_length=1, max_length=2), BeforeValidator(_split_commas), WithJsonSchema(_NETWORK_SCHEMA)
-]
-Urls = Annotated[list[str], Field(min_length=1), BeforeValidator(_one_or_more), WithJsonSchema(_URLS_SCHEMA)]
-Text = Annotated[str, Field(min_length=1, max_length=4096)]
-Seconds = Annotated[float, Field(gt=0, le=86400)]
-Words = Annotated[
-    list[Text], Field(min_length=1, max_length=256), BeforeValidator(_split_words), WithJsonSchema(_WORDS_SCHEMA)
-]
-CountOrShare = Annotated[
-    str,
-    BeforeValidator(lambda value: str(value) if type(value) is int else value),
-    WithJsonSchema(_COUNT_OR_SHARE_SCHEMA),
-]
-
-
-class Metadata(_Model):
+class Metadata(Model):
     """What the cluster is called."""
 
     name: Text = Field(
@@ -81,7 +25,7 @@ class Metadata(_Model):
     )
 
 
-class Kubernetes(_Model):
+class Kubernetes(Model):
     """Version and sources of Kubernetes."""
 
     version: Text = Field(description="Kubernetes release to install.", examples=["v1.34.2"])
@@ -113,7 +57,7 @@ class Kubernetes(_Model):
     )
 
 
-class Cni(_Model):
+class Cni(Model):
     """Where the pod network comes from."""
 
     type: Literal["manifest", "bridge", "none"] = Field(
@@ -130,7 +74,7 @@ class Cni(_Model):
     file: Text | None = Field(None, description="File with the manifest (type manifest).", examples=["./cni.yaml"])
 
 
-class Network(_Model):
+class Network(Model):
     """Cluster networks. Two subnets of different families in each make a dual-stack cluster."""
 
     cni: Cni
@@ -151,7 +95,7 @@ class Network(_Model):
     dns_domain: Text = Field("cluster.local", description="DNS domain of services.", examples=["cluster.local"])
 
 
-class Containerd(_Model):
+class Containerd(Model):
     """Container runtime."""
 
     source: Literal["distribution", "docker"] = Field(
@@ -172,7 +116,7 @@ class Containerd(_Model):
     )
 
 
-class EtcdExternal(_Model):
+class EtcdExternal(Model):
     """An etcd that exists already; kops-py only hands it to the API servers."""
 
     endpoints: list[Text] = Field(
@@ -188,7 +132,7 @@ class EtcdExternal(_Model):
     )
 
 
-class EtcdCa(_Model):
+class EtcdCa(Model):
     """The authority that makes the certificates of members and clients, where it is to be yours."""
 
     cert: Text = Field(description="File with its certificate.", examples=["./etcd/ca.crt"])
@@ -199,7 +143,7 @@ class EtcdCa(_Model):
     )
 
 
-class Etcd(_Model):
+class Etcd(Model):
     """Where etcd runs."""
 
     topology: Literal["stacked", "external"] | None = Field(
@@ -217,7 +161,7 @@ class Etcd(_Model):
     )
 
 
-class Ssh(_Model):
+class Ssh(Model):
     """How hosts are reached. Users, ports and keys come from the inventory and ~/.ssh/config."""
 
     become_password: Text | None = Field(
@@ -232,7 +176,7 @@ class Ssh(_Model):
     max_parallel: int = Field(32, ge=1, le=512, description="Hosts worked on side by side.", examples=[32])
 
 
-class Timeouts(_Model):
+class Timeouts(Model):
     """Time limits of the long steps, in seconds."""
 
     prepare_seconds: Seconds = Field(1800, description="Preparing one wave of nodes.", examples=[1800])
@@ -242,162 +186,7 @@ class Timeouts(_Model):
     api_request_seconds: Seconds = Field(15, description="One request to the Kubernetes API.", examples=[15])
 
 
-class DrainGroup(_Model):
-    """Pods that are evicted only when those of the groups before it are gone."""
-
-    name: Text = Field(description="What the group is called in messages.", examples=["storage"])
-    selector: str = Field("", description="Label selector of its pods.", examples=["app=rook-ceph-osd"])
-    namespaces: list[Text] = Field([], description="Namespaces of its pods. Not given: all.", examples=["[rook-ceph]"])
-
-
-class Drain(_Model):
-    """What draining a node may do. DaemonSet pods and static pods always stay."""
-
-    timeout_seconds: Seconds = Field(
-        900, description="Draining one node, from the first eviction to the last volume detached.", examples=[900]
-    )
-    grace_period_seconds: int | None = Field(
-        None, ge=0, le=86400, description="In place of the pods' own grace period.", examples=[60]
-    )
-    delete_empty_dir_data: bool = Field(
-        False, description="Evict pods whose emptyDir volumes are lost with them.", examples=[True]
-    )
-    force: bool = Field(
-        False, description="Evict pods without a controller, which nothing starts again.", examples=[True]
-    )
-    volumes_timeout_seconds: float = Field(
-        120, ge=0, le=86400, description="Waiting for volumes to detach; 0 does not wait.", examples=[120]
-    )
-    groups: list[DrainGroup] = Field(
-        [],
-        description="Groups of pods in the order they go; pods in no group go first.",
-        examples=["[{name: storage, namespaces: [rook-ceph]}]"],
-    )
-
-
-class Hook(_Model):
-    """A command of yours. It must be safe to run twice, and read its secrets itself: this file shows in plans."""
-
-    command: Words = Field(
-        description="Command and arguments: a list, or text that is split into words; there is no shell. It finds "
-        "KOPS_NODE, KOPS_CLUSTER, KOPS_OPERATION, KOPS_VERSION and KOPS_RUN_ID in its environment.",
-        examples=["[./silence, --for, 30m]"],
-    )
-    run_on: Literal["controller", "node"] = Field(
-        "controller",
-        description="controller: where kops-py runs, as its user, in the folder of this file. node: there, as root.",
-        examples=["controller"],
-    )
-    timeout_seconds: Seconds = Field(60, description="One run of it.", examples=[60])
-
-
-class HookLists(_Model):
-    """Commands around the work on every node, in order. One that fails ends the work on that node."""
-
-    before: list[Hook] = Field(
-        [],
-        description="Before anything is done on the node, and so before its cordon.",
-        examples=["[{command: ./silence on}]"],
-    )
-    after: list[Hook] = Field(
-        [], description="When the node is back and workloads are whole.", examples=["[{command: ./silence off}]"]
-    )
-
-
-class Http(_Model):
-    """A URL that has to answer; asked from the machine kops-py runs on, redirects are not followed."""
-
-    url: Text = Field(description="http or https, without a password.", examples=["https://shop.example.com/healthz"])
-    status: list[Annotated[int, Field(ge=100, le=599)]] = Field(
-        [], description="Statuses that are right. Not given: 200 to 299.", examples=["[200, 204]"]
-    )
-    contains: str = Field("", max_length=4096, description="Text that has to be in the body.", examples=["ok"])
-    ca_file: Text | None = Field(
-        None, description="File with the authorities to trust. Not given: the system's.", examples=["./ca.pem"]
-    )
-    insecure: bool = Field(False, description="Whether any certificate will do.", examples=[False])
-    timeout_seconds: Seconds = Field(10, description="One try.", examples=[10])
-
-
-class Gate(_Model):
-    """What has to be true: a command that has to end with 0, or a URL that has to answer. One of both is given."""
-
-    name: Text = Field("", max_length=63, description="What it is called in messages.", examples=["shop"])
-    command: Words | None = Field(
-        None, description="As in hooks; it has to end with 0.", examples=["[./check-alerts, --none]"]
-    )
-    run_on: Literal["controller", "node"] = Field("controller", description="As in hooks.", examples=["controller"])
-    timeout_seconds: Seconds = Field(60, description="One run of the command.", examples=[60])
-    http: Http | None = Field(None, description="A URL that has to answer.", examples=["{url: https://x.example.com}"])
-    deadline_seconds: Seconds = Field(
-        600, description="When it is not true by then, the work on that node has failed.", examples=[600]
-    )
-    interval_seconds: float = Field(5, ge=0.1, le=3600, description="Between two tries.", examples=[5])
-
-
-class Canary(_Model):
-    """Workers that go first, one at a time, and what has to happen before the others."""
-
-    count: int = Field(0, ge=0, le=5000, description="How many; 0: none.", examples=[1])
-    pause_seconds: float = Field(
-        0,
-        ge=0,
-        le=86400,
-        description="For how long they are watched: a gate that breaks, or workloads that do not become whole, end the "
-        "run before any other worker is begun.",
-        examples=[600],
-    )
-    gate: Gate | None = Field(
-        None, description="What has to be true after that.", examples=["{command: ./check-canary}"]
-    )
-
-
-class WorkerGroup(_Model):
-    """Workers with a window of their own. Either selector or inventoryGroup says which."""
-
-    name: Text = Field(max_length=63, description="What the group is called in plans.", examples=["storage"])
-    selector: Text | None = Field(
-        None, description="Label selector over labels of the inventory and the cluster.", examples=["disk=ssd"]
-    )
-    inventory_group: Text | None = Field(None, description="Group of the inventory.", examples=["storage"])
-    max_unavailable: CountOrShare = Field(
-        "1",
-        pattern=_NUMBER_OR_SHARE,
-        description="Its workers worked on at once: a number, or a percentage of the group (at least one).",
-        examples=["25%"],
-    )
-
-
-class Maintenance(_Model):
-    """How nodes are taken out of service for upgrades and patches."""
-
-    max_unavailable: CountOrShare = Field(
-        "1",
-        pattern=_NUMBER_OR_SHARE,
-        description="Workers worked on at once: a number, or a percentage of all workers (at least one).",
-        examples=["25%"],
-    )
-    groups: list[WorkerGroup] = Field(
-        [],
-        description="Groups of workers with a window of their own, one after the other; a worker belongs to the first "
-        "that it fits. Workers of no group come last, with the maxUnavailable above. --max-unavailable puts all of "
-        "this aside.",
-        examples=["[{name: storage, selector: disk=ssd, maxUnavailable: 1}]"],
-    )
-    max_failures: int = Field(
-        0, ge=0, le=5000, description="Workers that may fail before no further one is begun.", examples=[0]
-    )
-    drain: Drain = Field(default_factory=lambda: Drain.model_validate({}))
-    hooks: HookLists = Field(default_factory=lambda: HookLists.model_validate({}))
-    gates: list[Gate] = Field(
-        [],
-        description="What has to be true after each node before the next one is begun.",
-        examples=["[{name: shop, http: {url: https://shop.example.com/healthz}}]"],
-    )
-    canary: Canary = Field(default_factory=lambda: Canary.model_validate({}))
-
-
-class Preflight(_Model):
+class Preflight(Model):
     """Checks before anything is touched."""
 
     ignore: list[Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*(@[A-Za-z0-9._-]+)?$")]] = Field(
@@ -407,7 +196,7 @@ class Preflight(_Model):
     )
 
 
-class Kubeadm(_Model):
+class Kubeadm(Model):
     """Settings of kubeadm that kops-py has no key of its own for."""
 
     cluster_configuration: dict[str, Any] = Field(
@@ -430,146 +219,7 @@ class Kubeadm(_Model):
     )
 
 
-class DirectoryStore(_Model):
-    """A folder on the machine that runs kops-py; it may lie on NFS."""
-
-    path: Text = Field(
-        description="The folder; made when it is missing, its parent is not.", examples=["/srv/backup/kubernetes"]
-    )
-    mount: Text | None = Field(
-        None,
-        description="Mount point that path lies on. While nothing is mounted there, the store is refused.",
-        examples=["/srv/backup"],
-    )
-
-
-_REFERENCE = "^(env|file|cmd):"
-
-
-class S3Store(_Model):
-    """A bucket of an S3-compatible server that supports conditional writes (If-None-Match)."""
-
-    bucket: Text = Field(
-        description="The bucket; it must be there.",
-        examples=["etcd-backups"],
-        pattern="^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
-    )
-    prefix: str = Field(
-        "",
-        description="Beginning of all names in it.",
-        examples=["kubernetes"],
-        pattern="^([A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*)?$",
-        max_length=512,
-    )
-    endpoint: Text | None = Field(
-        None, description="URL of the server. Not given: Amazon's of the region.", examples=["https://s3.example.com"]
-    )
-    region: Text = Field("us-east-1", description="Region.", examples=["eu-central-1"], pattern="^[a-z0-9-]+$")
-    path_style: bool = Field(
-        True, description="Whether the bucket stands in the path of the URL, not in its host name.", examples=[True]
-    )
-    access_key: Text | None = Field(
-        None,
-        description="Reference to the access key. Not given: what the machine's environment offers (AWS_ACCESS_KEY_ID, "
-        "an instance's role).",
-        examples=["env:BACKUP_ACCESS_KEY"],
-        pattern=_REFERENCE,
-    )
-    secret_key: Text | None = Field(
-        None, description="Reference to the secret key.", examples=["file:/etc/kops-py/s3.key"], pattern=_REFERENCE
-    )
-    session_token: Text | None = Field(
-        None, description="Reference to a session token.", examples=["env:AWS_SESSION_TOKEN"], pattern=_REFERENCE
-    )
-    ca: Text | None = Field(
-        None, description="File with the authorities of the server's certificate.", examples=["./s3-ca.pem"]
-    )
-
-
-class BackupStore(_Model):
-    """Where backups go: exactly one of directory, s3."""
-
-    name: Text = Field(description="Name of the store, a DNS label.", examples=["offsite"], max_length=63)
-    directory: DirectoryStore | None = Field(
-        None, description="A folder, also on NFS.", examples=["{path: /srv/backup}"]
-    )
-    s3: S3Store | None = Field(
-        None,
-        description="A bucket.",
-        examples=["{bucket: etcd-backups, endpoint: 'https://s3.example.com', accessKey: 'env:A', secretKey: 'env:S'}"],
-    )
-
-
-class Encryption(_Model):
-    """To whom backups are encrypted (age). Only public keys stand here; who makes backups cannot read them."""
-
-    recipients: list[Text] = Field(
-        [],
-        description="Public keys of age (age1...) or SSH.",
-        examples=["[age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p]"],
-    )
-    file: Text | None = Field(
-        None, description="File with public keys, one a line, besides recipients.", examples=["./recipients.txt"]
-    )
-    required: bool = Field(
-        True,
-        description="Refuse a backup without a public key. false stores every secret of the cluster in the clear.",
-        examples=[True],
-    )
-    identity: Text | None = Field(
-        None,
-        description="Reference to the private key (an identity file of age-keygen), only on a machine that is to prove "
-        "stored backups or restore them.",
-        examples=["file:/root/backup-identity.txt"],
-        pattern=_REFERENCE,
-    )
-
-
-class Retention(_Model):
-    """Which good backups are kept. The newest good one always is, and nothing that is not good counts."""
-
-    keep_last: int = Field(7, ge=1, le=10000, description="The newest so many.", examples=[7])
-    hourly: int = Field(0, ge=0, le=10000, description="The newest of each of the last so many hours.", examples=[24])
-    daily: int = Field(7, ge=0, le=10000, description="The newest of each of the last so many days.", examples=[7])
-    weekly: int = Field(4, ge=0, le=10000, description="The newest of each of the last so many weeks.", examples=[4])
-    monthly: int = Field(6, ge=0, le=10000, description="The newest of each of the last so many months.", examples=[6])
-    minimum_age: Text = Field(
-        "1d",
-        description="What is younger is never deleted; a number with its unit (s, m, h, d).",
-        examples=["1d"],
-        pattern="^([0-9]{1,5}d)?([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$",
-    )
-
-
-class Backup(_Model):
-    """Backups of etcd and of what is not in etcd. See docs/backup-stores.md."""
-
-    stores: list[BackupStore] = Field(
-        min_length=1,
-        max_length=16,
-        description="Where each backup goes: to all of them at once.",
-        examples=["[{name: local, directory: {path: /srv/backup}}]"],
-    )
-    encryption: Encryption = Field(default_factory=lambda: Encryption.model_validate({}))
-    retention: Retention = Field(default_factory=lambda: Retention.model_validate({}))
-    verify: Literal["none", "checksum", "restore"] = Field(
-        "restore",
-        description="How far a new backup is proven at once. restore: restored into a scratch etcd and read; only that "
-        "makes it a good one. checksum: the stored bytes are read back. none: later, by kops-py etcd verify.",
-        examples=["restore"],
-    )
-    store_timeout_seconds: Seconds = Field(
-        60, description="A store that takes or gives nothing for so long has failed.", examples=[60]
-    )
-    webhook: Text | None = Field(
-        None,
-        description="URL that gets a JSON message (POST) when a backup fails, or kops-py etcd check finds none that is "
-        "young enough. Where the URL is itself a secret, a reference to it: env:NAME, file:PATH or cmd:COMMAND.",
-        examples=["https://hooks.example.com/backup"],
-    )
-
-
-class ClusterDocument(_Model):
+class ClusterDocument(Model):
     """A Kubernetes cluster as kops-py builds and keeps it; hosts are in the Ansible inventory beside this file."""
 
     api_version: Literal["kops-py/v1"] = Field(description="Version of this format.", examples=["kops-py/v1"])
