@@ -244,8 +244,8 @@ def test_the_step_ends_earlier_than_the_policy(scene: Scene) -> None:
     scene.shop.pod("web-0")
     scene.shop.budget("web", {}, allowed=0, healthy=1, desired=1)
     begun = time.monotonic()
-    assert "budget shop/web" in scene.fails(timeout_s=900, step_s=0.3).why
-    assert time.monotonic() - begun < 3
+    assert "budget shop/web" in scene.fails(timeout_s=900, step_s=3).why
+    assert time.monotonic() - begun < 60
 
 
 def test_two_budgets_are_named_and_not_retried(scene: Scene) -> None:
