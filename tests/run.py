@@ -32,7 +32,7 @@ PARTS: dict[str, list[list[str]]] = {
     ],
     "types": [[str(BIN / "mypy")]],
     "unit": [[*PYTEST, "-n", "2", "--timeout", "120", "-m", "not soak", "tests/unit"]],
-    "integration": [[*PYTEST, "-n", "2", "--dist", "loadgroup", "-m", "not soak", "tests/integration"]],
+    "integration": [[*PYTEST, "-m", "not soak", "tests/integration"]],
     "e2e": [[*PYTEST, "-n", "2", "--dist", "load", "-m", "not soak", "tests/e2e"]],
     "soak": [],  # see tests/soak.py
     "pythons": [[sys.executable, "-m", "tests.pythons"]],
