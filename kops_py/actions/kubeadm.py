@@ -197,6 +197,9 @@ def _attach_to_join(deps: Deps, host: Host, control_plane: bool, ctx: StepContex
     if state is JobState.SUCCEEDED and _is_member(deps, host, control_plane):
         return True
     _reset(host, JOIN_JOB, ctx)
+    if not control_plane:
+        # One that had registered: kubeadm refuses to join under the name of a node that is Ready still.
+        deps.kube.api().delete(f"/api/v1/nodes/{host.name}")
     return False
 
 

@@ -73,6 +73,8 @@ class MinorFacts:
     """Whether the kubelet starts on cgroup v1 without being told to (failCgroupV1 is false by default)."""
     has_fail_cgroup_v1: bool
     """Whether KubeletConfiguration has the field failCgroupV1."""
+    socket_annotation: bool
+    """Whether kubeadm keeps the runtime's socket in an annotation of the node (later: in a file on it)."""
     needs_dual_stack_gate: bool
     """Whether two address families need kubeadm's feature gate IPv6DualStack."""
     minimum_containerd: tuple[int, int]
@@ -177,6 +179,7 @@ def _facts(minor: int) -> MinorFacts:
         has_show_join_phase=minor >= 26,
         cgroup_v1_ok=minor < 35,
         has_fail_cgroup_v1=minor >= 31,
+        socket_annotation=minor < 34,
         needs_dual_stack_gate=minor < 21,
         minimum_containerd=(1, 4) if minor < 26 else (1, 6) if minor < 36 else (2, 2),
         readable_kubeadm_apis=tuple(

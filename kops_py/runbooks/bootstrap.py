@@ -26,11 +26,11 @@ from kops_py.model.actions import (
     RevokeJoinSecrets,
     WaitHealthy,
 )
-from kops_py.model.facts import Facts, HostFacts, JobState, KubeFacts
+from kops_py.model.facts import Facts, HostFacts, JobState, KubeFacts, NodeFacts
 from kops_py.model.finding import Finding, Severity
 from kops_py.model.plan import Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec, CniType, HostSpec
-from kops_py.model.version import facts_of
+from kops_py.model.version import TABLE, facts_of
 from kops_py.runbooks.decision import Decision
 from kops_py.runbooks.external_etcd import (
     EtcdArguments,
@@ -42,6 +42,7 @@ from kops_py.runbooks.external_etcd import (
 )
 
 API_SERVER_MANIFEST = "kube-apiserver.yaml"
+_SOCKET_ANNOTATION = "kubeadm.alpha.kubernetes.io/cri-socket"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class _World:
         """Whether the host is a full member of the cluster.
 
         kubeadm marks a control plane (label) as its last act, and a worker's kubelet registers only after it
-        has its own kubelet.conf. A host that cannot be asked counts by its Node object alone.
+        has its own kubelet.conf; see _is_cut_off. A host that cannot be asked counts by its Node object alone.
         """
         node = self.kube.nodes.get(host.name) if self.kube else None
         if node is None or not self.initialised:
@@ -133,7 +134,18 @@ class _World:
             return True
         if host.is_control_plane:
             return node.is_control_plane and facts.has_kubelet_conf and API_SERVER_MANIFEST in facts.manifests
-        return facts.has_kubelet_conf
+        return facts.has_kubelet_conf and not self._is_cut_off(facts, node)
+
+    def _is_cut_off(self, host: HostFacts, node: NodeFacts) -> bool:
+        """Whether a worker's join ended (power loss) between its registration and kubeadm's last act on it.
+
+        That is the annotation with the runtime's socket, without which ``kubeadm upgrade node`` and ``kubeadm reset``
+        refuse the node; later versions keep it in a file on the node and need none.
+        """
+        if self.kube is None or host.jobs.get(JOIN_JOB) is not JobState.INTERRUPTED:
+            return False
+        minor = TABLE.get(self.kube.server_version.minor)
+        return minor is not None and minor.socket_annotation and _SOCKET_ANNOTATION not in node.annotations
 
     def to_join(self, hosts: tuple[HostSpec, ...]) -> tuple[HostSpec, ...]:
         """Return the hosts that must be made members, without those that cannot be reached."""

@@ -469,6 +469,17 @@ def test_a_host_that_is_no_member_is_reset_and_joined(left: str) -> None:
     assert given()
 
 
+def test_a_worker_that_registered_before_its_join_was_cut_off_joins_anew_without_its_old_node() -> None:
+    made = join_stage()
+    made.jobs["n2"].states["kubeadm-join"] = ["interrupted"]
+    made.jobs["n2"].outcomes["kubeadm-reset"] = ["ended 0"]
+    installed(made.hosts["n2"], kubeadm.KUBELET_CONF)
+    made.kube.add(node("n2"))
+    join(made, "n2")
+    assert [job for job, _ in made.jobs["n2"].started] == ["kubeadm-reset", "kubeadm-join"]
+    assert ("delete", "/api/v1/nodes/n2") in made.kube.calls
+
+
 # verify
 
 

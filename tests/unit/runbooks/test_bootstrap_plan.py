@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kops_py.model.actions import INIT_JOB
+from kops_py.model.actions import INIT_JOB, JOIN_JOB
 from kops_py.model.errors import UnreachableError
 from kops_py.model.facts import HostFacts, JobState
 from kops_py.model.finding import Severity
@@ -173,6 +173,30 @@ def test_init_goes_on_where_it_was_begun() -> None:
     cluster = SimulatedCluster(make_spec(3))
     cluster.hosts["n2"] = dataclasses.replace(cluster.hosts["n2"], jobs={INIT_JOB: JobState.INTERRUPTED})
     assert "init/n2" in ids(plan_of(cluster))
+
+
+@pytest.mark.parametrize(
+    ("minor", "state", "annotated", "again"),
+    [
+        (20, JobState.INTERRUPTED, False, True),
+        (20, JobState.INTERRUPTED, True, False),
+        (20, JobState.SUCCEEDED, False, False),
+        (20, None, False, False),
+        (34, JobState.INTERRUPTED, False, False),
+    ],
+)
+def test_a_worker_whose_join_was_cut_off_after_it_registered_joins_again(
+    minor: int, state: JobState | None, annotated: bool, again: bool
+) -> None:
+    cluster = SimulatedCluster(make_spec(1, 2, version=Version(1, minor, 2)))
+    for step in plan_of(cluster).steps:
+        cluster.perform(step)
+    assert ids(plan_of(cluster)) == []
+    jobs = {} if state is None else {JOIN_JOB: state}
+    cluster.hosts["n2"] = dataclasses.replace(cluster.hosts["n2"], jobs=jobs)
+    annotations = {"kubeadm.alpha.kubernetes.io/cri-socket": "unix:///run/containerd.sock"} if annotated else {}
+    cluster.nodes["n2"] = dataclasses.replace(cluster.nodes["n2"], annotations=annotations)
+    assert ("join/n2" in ids(plan_of(cluster))) is again
 
 
 def test_never_init_beside_a_cluster_whose_api_is_down() -> None:
