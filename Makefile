@@ -13,7 +13,7 @@ help:
 	@echo "make test        lint, types, unit, integration and e2e tests; what CI runs"
 	@echo "make lint types unit integration e2e      one part of it"
 	@echo "make pythons     the unit tests under Python 3.13 in a Debian trixie root (root, debootstrap)"
-	@echo "make soak        the long matrices (kill points, losses, mutations), about an hour; SOAK=\"--only WORD\" for some"
+	@echo "make soak        the long matrices (kill points, losses, mutations), some three hours; SOAK=\"--only WORD\" for some"
 	@echo "make bench       figures beside the bare commands and the peers; writes docs/bench.md"
 	@echo "make lock        resolve requirements.lock anew"
 	@echo "make wheel       build the wheel into dist/"
