@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from kops_py.model.errors import BackupError, ConfigError, DamagedError
@@ -160,11 +160,3 @@ def _parse_identity(text: str) -> Any:
 
 def _words(error: Exception) -> str:
     return str(error).strip() or type(error).__name__
-
-
-def join_checked(pieces: Iterable[str]) -> tuple[str, ...]:
-    """Return public keys without blanks and repetitions, each checked; raises ConfigError."""
-    keys = tuple(dict.fromkeys(text for text in (piece.strip() for piece in pieces) if text))
-    for key in keys:
-        parse_recipient(key)
-    return keys
