@@ -22,9 +22,8 @@ def make_key(folder: Path) -> tuple[str, Path]:
     return made[0], path
 
 
-def check_backups(bed: Bed, name: str) -> None:
-    """Everything ``kops-py etcd`` does with backups, short; cluster.yaml gets its section backup."""
-    program = bed.program
+def configure(bed: Bed, name: str) -> tuple[Path, Path]:
+    """Give cluster.yaml its section backup: one folder, encrypted; returns the folder and the private key's file."""
     public, private = make_key(bed.folder.parent)
     store = bed.folder.parent / "store"
     section = {
@@ -32,6 +31,13 @@ def check_backups(bed: Bed, name: str) -> None:
         "encryption": {"recipients": [public]},
     }
     bed.write_cluster(name, backup=section)
+    return store, private
+
+
+def check_backups(bed: Bed, name: str) -> None:
+    """Everything ``kops-py etcd`` does with backups, short; cluster.yaml gets its section backup."""
+    program = bed.program
+    store, private = configure(bed, name)
     status = program.run("etcd", "status", "-o", "json").json()
     assert [(m["name"], m["host"], m["healthy"], m["alarms"]) for m in status["members"]] == [("n1", "n1", True, [])]
     assert status["members"][0]["quota_bytes"] == 2 * 2**30
