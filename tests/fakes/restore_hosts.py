@@ -196,7 +196,7 @@ class FolderHost:
                 return self.sh(script, stdin if isinstance(stdin, bytes) or stdin is None else stdin.read())
             case ("dd", *words):
                 return self.sh(" ".join(("dd", *words)))
-            case ("crictl", "ps", "--name", pattern, "-q"):
+            case ("crictl", "ps", "--name", pattern, "-q") | ("crictl", "ps", "-a", "--name", pattern, "-q"):
                 names = pattern.strip("^$()").split("|")
                 return 0, "\n".join(p for p in sorted(self.running) if p in names).encode(), b""
             case ("crictl", "stop", "--timeout", _, *ids):
