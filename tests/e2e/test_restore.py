@@ -46,8 +46,8 @@ POWER_LOST_AT = (
     (r"has the snapshot", "n3", True),
     (r"stop API servers, controllers and etcd .*: done", "n2", True),
     (r"put the new data in its place: done", "n3", False),
-    (r"is not healthy|does not answer yet", "n2", False),
-    (r"n1: API server is not ready", "n1", False),
+    (r"n2: start the API server$", "n2", False),
+    (r"n1: start controller manager and scheduler$", "n1", False),
 )
 
 pytestmark = pytest.mark.timeout(1800)
@@ -297,12 +297,14 @@ def _check_serves(bed: Bed, nodes: Sequence[str], etcd: Sequence[str] = ()) -> N
     )
     bed.say(f"a scaled Deployment has its pods {time.monotonic() - started:.1f} s after the restore")
     # A pod bound to each node by hand: only its kubelet can make it run.
-    for name in nodes:
-        bed.kubectl(f'run kubelet-{name} --image={workload.IMAGE} --overrides=\'{{"spec":{{"nodeName":"{name}"}}}}\'')
-    for name in nodes:
-        bed.kubectl(f"wait pod/kubelet-{name} --for=condition=Ready --timeout=9s")
+    pods = {f"kubelet-{name}-{replicas}": name for name in nodes}
+    for pod, name in pods.items():
+        bed.kubectl(f'run {pod} --image={workload.IMAGE} --overrides=\'{{"spec":{{"nodeName":"{name}"}}}}\'')
+    for pod in pods:
+        bed.kubectl(f"wait pod/{pod} --for=condition=Ready --timeout=9s")
     workload.wait_answers(bed, nodes, deadline_s=60)
     bed.say(f"every kubelet runs a new pod {time.monotonic() - started:.1f} s after the restore")
+    bed.kubectl(f"delete pod {' '.join(pods)} --now --wait=false")
     for name in (*nodes, *etcd):
         left = bed.node(name).exec(
             "find /var/lib/kops-py/restore -name '*.db' -o -name '*.yaml'; ls -d /var/lib/etcd/.kops* 2>/dev/null;"
