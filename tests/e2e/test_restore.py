@@ -214,9 +214,10 @@ def _prepared(bed: Bed, nodes: Sequence[str], folder: Path) -> Path:
 def _prepared_with_backup(bed: Bed, nodes: Sequence[str]) -> tuple[str, Path]:
     """Do the same with a backup in a store; returns its id and the file with the private key."""
     _write_canaries(bed, nodes)
-    _, key = backups.configure(bed, "restored")
+    backup, _, key = backups.section(bed)
+    bed.write_cluster("restored", backup=backup)
     made = bed.program.run("etcd", "backup", "--yes")
-    (line,) = bed.program.run("etcd", "list", "-o", "json").json()["backups"]
+    (line,) = backups.listed(bed)
     assert line["state"] == "good", line
     bed.say(f"backup {line['id']} made and proven in {made.duration_s:.1f} s")
     bed.kubectl("create configmap canary-after --from-literal=word=after")
