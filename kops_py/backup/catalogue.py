@@ -337,12 +337,14 @@ class Catalogue:
         proofs = tuple(p for n in sorted(sizes) if layout.is_proof(n) and (p := read(n, Proof)) is not None)
         manifest, unsigned = read(layout.MANIFEST, Manifest), ""
         if manifest is not None:
-            # Neither is ever written anew: one of the two is not what kops-py wrote.
-            if any(p.manifest != manifest.digest for p in proofs):
-                problems.append(f"{layout.MANIFEST}: a proof is there of another manifest")
+            try:
+                # Neither is ever written anew: one of the two is not what kops-py wrote.
+                if any(p.manifest != manifest.digest for p in proofs):
+                    raise DamagedError("a proof is there of another manifest")
+                unsigned = self._why_unsigned(manifest, sizes)
+            except DamagedError as error:
+                problems.append(f"{layout.MANIFEST}: {error.what}" + (f" ({error.why})" if error.why else ""))
                 manifest = None
-            else:
-                unsigned = self._why_unsigned(manifest, sizes, problems)
         return Documents(
             sizes=sizes,
             begun=read(layout.BEGUN, Begun),
@@ -354,18 +356,14 @@ class Catalogue:
             unsigned=unsigned,
         )
 
-    def _why_unsigned(self, manifest: Manifest, sizes: dict[str, int], problems: list[str]) -> str:
-        """Return why a manifest's signature is not one that is trusted; one that is false is a problem."""
+    def _why_unsigned(self, manifest: Manifest, sizes: dict[str, int]) -> str:
+        """Return why a manifest's signature is not one that is trusted; raises DamagedError when it is false."""
         if not self._trusted:
             return ""
         if layout.SIGNATURE not in sizes:
             return "it is not signed, and backup.signing wants it"
         path = self.path(manifest.id, layout.SIGNATURE)
-        try:
-            key = signer(seal(manifest), self.store.get_document(path), where=f"{self.store.where}: {path}")
-        except DamagedError as error:
-            problems.append(f"{layout.SIGNATURE}: {error.what} ({error.why})")
-            return error.what
+        key = signer(seal(manifest), self.store.get_document(path), where=f"{self.store.where}: {path}")
         return "" if key in self._trusted else f"it is signed by {key}, which backup.signing does not trust"
 
 

@@ -100,9 +100,8 @@ class Members:
             assert time.monotonic() < until, done.stderr.decode()
             time.sleep(0.2)
 
-    def cluster_keys(self) -> None:
+    def cluster_keys(self, uid: str = "3f9a2c1d-0d0a-4f7b-9c55-1c8a4b0f6f0e") -> None:
         """What every kubeadm cluster holds."""
-        uid = "3f9a2c1d-0d0a-4f7b-9c55-1c8a4b0f6f0e"
         self.put("/registry/namespaces/kube-system", b"k8s\0\n\x0f\n\x02v1\x12\tNamespace\x12" + uid.encode())
         self.put("/registry/namespaces/default", b"k8s\0")
         self.put("/registry/configmaps/kube-system/kubeadm-config", b"k8s\0ClusterConfiguration")
