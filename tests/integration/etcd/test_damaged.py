@@ -259,7 +259,7 @@ def run_raw(plain: bytes, folder: Path, rounds: int, draw: random.Random) -> Cou
             file.write(data)
             file.seek(0)
             try:
-                prove_here(file, binaries, folder / "proof", size_bytes=len(data))  # type: ignore[arg-type]
+                prove_here(file, binaries, folder / "proof", size_bytes=len(data))
             except BackupError as error:
                 table[kind.__name__.replace("_", " "), who(error)] += 1
             else:

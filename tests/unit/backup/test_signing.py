@@ -134,7 +134,7 @@ def test_the_signature_of_another_manifest_is_damage() -> None:
     path = catalogue.path(one.id, layout.SIGNATURE)
     store.content[path] = store.content[catalogue.path(other.id, layout.SIGNATURE)]
     entry = catalogue.entry(one.id)
-    assert (entry.state, layout.SIGNATURE in entry.why) == (State.DAMAGED, True)
+    assert (entry.state, "signature" in entry.why) == (State.DAMAGED, True)
 
 
 def test_a_manifest_written_anew_loses_signature_and_proofs() -> None:
