@@ -314,10 +314,16 @@ def _no_identity() -> ConfigError:
 
 
 def _newest_good(own: Sequence[Catalogue]) -> str:
-    entries = [e for c in own for e in c.entries() if e.is_good]
-    if not entries:
-        raise BackupError("there is no good backup", hint="kops-py etcd backup")
-    return max(e.id for e in entries)
+    found: list[str] = []
+    failed: list[StoreError] = []
+    for catalogue in own:
+        try:
+            found += [e.id for e in catalogue.entries() if e.is_good]
+        except StoreError as error:  # the other stores may have it
+            failed.append(error)
+    if not found:
+        raise failed[0] if failed else BackupError("there is no good backup", hint="kops-py etcd backup")
+    return max(found)
 
 
 def _facts_or_none(opened: Session) -> EtcdFacts:

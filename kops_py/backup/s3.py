@@ -88,6 +88,8 @@ class S3Store:
                 for data in chunks:
                     size += len(data)
                     yield data
+            except GeneratorExit:  # the library gave up; what it raises says why
+                raise
             except BaseException as error:
                 raised.append(error)
                 raise
