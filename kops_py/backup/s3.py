@@ -284,7 +284,7 @@ def _words(error: Exception) -> str:
         return ": ".join(filter(None, code.groups()))
     if status is not None:
         return f"the server answered {status[1].strip()}"
-    # "Error performing PUT http://... in 1.2s, after 4 retries, ... - HTTP error: error sending request"
+    # The address, the time and the number of attempts stand before the cause.
     text = re.sub(r"Error performing \w+ \S+ in [^\n]*? - ", "", text)
     causes = [part.strip() for part in re.split(r"\n|Debug source", text) if part.strip()]
     return (causes[0] if causes else type(error).__name__)[:300]
