@@ -17,10 +17,12 @@ MISSING = "etcd and etcdctl are not installed (Debian: etcd-server, etcd-client)
 
 
 class Members:
-    """A cluster of etcd; member ``mN`` belongs to host ``nN``."""
+    """A cluster of etcd; member ``mN`` belongs to host ``nN``. ``programs`` is a folder with another etcd's."""
 
-    def __init__(self, folder: Path, count: int = 1, *, quota_bytes: int = 0) -> None:
+    def __init__(self, folder: Path, count: int = 1, *, quota_bytes: int = 0, programs: Path | None = None) -> None:
         self.folder, self._quota = folder, quota_bytes
+        self._etcd = str(programs / "etcd") if programs else ETCD
+        self._etcdctl = str(programs / "etcdctl") if programs else ETCDCTL
         folder.mkdir(parents=True, exist_ok=True)
         authority = Authority("etcd-ca")
         (folder / "ca.crt").write_bytes(authority.certificate)
@@ -49,7 +51,7 @@ class Members:
         self.wait_healthy(*(names or self.names))
 
     def _start(self, name: str) -> None:
-        assert ETCD is not None
+        assert self._etcd is not None
         peer = f"https://127.0.0.1:{self.peers[name]}"
         tls = [
             f"--{who}{flag}={self.folder / file}"
@@ -59,7 +61,7 @@ class Members:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [
-                    ETCD, f"--name={name}", f"--data-dir={self.folder / name}", "--unsafe-no-fsync", *tls,
+                    self._etcd, f"--name={name}", f"--data-dir={self.folder / name}", "--unsafe-no-fsync", *tls,
                     "--client-cert-auth", "--peer-client-cert-auth",
                     f"--listen-client-urls={self.endpoint(name)}", f"--advertise-client-urls={self.endpoint(name)}",
                     f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
@@ -81,7 +83,7 @@ class Members:
     ) -> subprocess.CompletedProcess[bytes]:
         own = self.credentials
         argv = [
-            str(ETCDCTL), f"--endpoints={self.endpoint(member)}", f"--cacert={own.ca}", f"--cert={own.cert}",
+            str(self._etcdctl), f"--endpoints={self.endpoint(member)}", f"--cacert={own.ca}", f"--cert={own.cert}",
             f"--key={own.key}", "--command-timeout=5s", "--dial-timeout=1s", *command,
         ]  # fmt: skip
         return subprocess.run(argv, input=stdin, capture_output=True, check=check, timeout=60)
