@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
 from kops_py.model.etcd import EtcdCredentials, EtcdTarget
+from tests.fakes.etcd_load import Loader
 from tests.integration.kube.control_plane import free_port
 from tests.integration.kube.pki import Authority
 
@@ -94,6 +96,14 @@ class Members:
     def fill(self, count: int, size: int = 500_000) -> None:
         for number in range(count):
             self.put(f"/registry/fill/{number:05}", (b"%06d" % number) * (size // 6))
+
+    def fill_large(self, count: int) -> None:
+        """Write so many values of a megabyte that does not compress: a snapshot of them is under way for a while."""
+        own = self.credentials
+        loader = Loader(self.endpoint(), own.ca, own.cert, own.key)
+        for number in range(count):
+            loader.put(f"/registry/large/{number:05}", os.urandom(1_000_000))
+        loader.close()
 
     def add_member(self, name: str, peer_url: str, *, deadline_s: float = 20) -> None:
         """Add a member that nobody starts; etcd refuses for five seconds after members found each other."""

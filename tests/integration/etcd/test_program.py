@@ -116,14 +116,18 @@ ALL = (
 def test_killed_at_any_point_the_same_command_makes_a_good_one(
     bed: tuple[Program, Path, Members], tmp_path: Path, points: tuple[str, ...]
 ) -> None:
-    program, private, _ = bed
+    program, private, members = bed
+    if points == ALL:
+        members.fill_large(30)
     known: set[Path] = set()
+
+    def has_begun() -> bool:
+        return set((tmp_path / "store" / "prod").glob("*Z-*")) > known
+
     for number, point in enumerate(points):
         running = program.start("etcd", "backup", "--yes", "-v")
         if point in MOMENTS:
-            running.wait_until(
-                lambda: set((tmp_path / "store" / "prod").glob("*Z-*")) > known, "a backup begun", deadline_s=120
-            )
+            running.wait_until(has_begun, "a backup begun", deadline_s=120)
             running.wait_until(lambda look=MOMENTS[point]: look(tmp_path), point, deadline_s=120)  # type: ignore[misc]
         else:
             running.wait_said(point, deadline_s=120)

@@ -6,7 +6,6 @@ listed as anything but failed, what was uploaded taken away, and the same comman
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from kops_py.backup.s3 import Credentials
 from kops_py.backup.s3_uploads import Uploads
 from kops_py.model.backup import S3StoreSpec
 from tests.e2e.program import Finished, Program
-from tests.fakes.etcd_load import Loader
 from tests.fakes.tcp_proxy import TcpProxy
 from tests.integration.backup.denying import Denying
 from tests.integration.backup.s3_server import ACCESS_KEY, SECRET_KEY, NoServerError, S3Server, keys_in
@@ -48,14 +46,6 @@ class Bed:
         done = self.program.run("etcd", "backup", "--yes", exit_code=exit_code)
         assert SECRET_KEY not in done.text
         return done
-
-    def grow(self) -> None:
-        """Give the etcd so much that its snapshot does not fit, or is under way for a while."""
-        own = self.members.credentials
-        loader = Loader(self.members.endpoint(), own.ca, own.cert, own.key)
-        for number in range(LARGE_MB):
-            loader.put(f"/registry/large/{number}", os.urandom(1_000_000))
-        loader.close()
 
 
 @pytest.fixture
@@ -118,7 +108,7 @@ def test_a_full_disk(bed: Bed, small_disk: Path) -> None:
     set_backup(bed.program, stores=[folder(small_disk / "store")])
     bed.back_up()
     before = {p: p.read_bytes() for p in (small_disk / "store").rglob("*") if p.is_file()}
-    bed.grow()
+    bed.members.fill_large(LARGE_MB)
     failed = bed.back_up(exit_code=14)
     assert "No space left on device" in failed.stderr
     assert f"df -h {small_disk}" in failed.stderr
@@ -170,7 +160,7 @@ def test_s3_that_fails_in_the_middle_of_an_upload(bed: Bed, server: S3Server, bu
         set_backup(bed.program, stores=[s3(bucket, proxy.port)], storeTimeoutSeconds=5)
         bed.back_up()
         before = keys_in(server.bucket(bucket))
-        bed.grow()
+        bed.members.fill_large(LARGE_MB)
         proxy.after(proxy.to_server_bytes + 20_000_000, proxy.stall if fault == "stalls" else proxy.close)
         begun = time.monotonic()
         failed = bed.back_up(exit_code=14)
@@ -192,7 +182,7 @@ def test_s3_that_fails_in_the_middle_of_an_upload(bed: Bed, server: S3Server, bu
 def test_s3_that_is_slow_or_breaks_for_a_moment(bed: Bed, server: S3Server, bucket: str) -> None:
     with TcpProxy("127.0.0.1", server.port, delay_s=0.01) as proxy:
         set_backup(bed.program, stores=[s3(bucket, proxy.port)], storeTimeoutSeconds=20)
-        bed.grow()
+        bed.members.fill_large(LARGE_MB)
         proxy.after(10_000_000, proxy.cut)
         done = bed.back_up()
         print(f"{LARGE_MB} MB through a slow line that broke once: {done.duration_s:.0f} s")
