@@ -60,7 +60,13 @@ def test_every_machine_lost_and_the_restore_killed(bed: Bed, tmp_path: Path) -> 
     _refusals(bed, lost)
     planned = bed.program.run(*command, "--plan", exit_code=20)
     bed.say(f"plan:\n{planned.stdout}")
-    for words in ("not in the inventory: n1, n2", "/etc/kubernetes/pki/sa.key", ENCRYPTION, "kubeadm init", "join/n4"):
+    for words in (
+        "not in the inventory: n1, n2",
+        "/etc/kubernetes/pki/sa.key",
+        ENCRYPTION,
+        "kubeadm init",
+        "join as worker",
+    ):
         assert words in planned.stdout, planned.report()
     spent = 0.0
     for point in KILLED_AT:
