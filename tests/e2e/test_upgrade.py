@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e import workload
+from tests.e2e import backups, workload
 from tests.e2e.balancing import Balancing
 from tests.e2e.bed import VERSION, Bed
 from tests.e2e.program import Finished
@@ -27,9 +27,10 @@ pytestmark = pytest.mark.timeout(1500)
 def test_a_minor_upgrade_killed_in_the_middle(bed: Bed) -> None:
     """1+2 from a reviewed plan; killed while a worker is drained; the same command finishes and repeats nothing.
 
-    With the operator's hooks, gates, a canary and a group: each ran where and as often as it should.
+    With the operator's hooks, gates, a canary and a group: each ran where and as often as it should. It begins with
+    one backup, for all the times it is begun.
     """
-    _build(bed, SMALL, control_planes=1, maintenance=_controls)
+    _build(bed, SMALL, control_planes=1, sections=_controls)
     before = _boot_ids(bed, SMALL)
     digest = _plan_digest(bed, MINOR)
     refused = bed.program.run("upgrade", "--to", MINOR, "--plan-digest", "0" * 64, exit_code=3)
@@ -58,6 +59,8 @@ def test_a_minor_upgrade_killed_in_the_middle(bed: Bed) -> None:
     assert "workers of both, at most 1 at once" in finished.stderr, finished.report()
     assert "the canary has been watched" not in last.stderr, last.report()
     _check_traces(bed)
+    (backup,) = backups.listed(bed)
+    assert (backup["state"], backup["kubernetes_version"]) == ("good", VERSION), backup
     assert _boot_ids(bed, SMALL) == before
 
     removed = bed.program.run("node", "remove", "n3", "-y")
@@ -70,14 +73,14 @@ def test_a_minor_upgrade_killed_in_the_middle(bed: Bed) -> None:
 
 
 def _controls(bed: Bed) -> dict[str, Any]:
-    """Hooks and gates that leave a trace: one hook on the controller, one on the node, which fails on n3 at first."""
+    """Backups, and hooks and gates that leave a trace; the hook on the node fails on n3 at first."""
     told = "echo before $KOPS_NODE $KOPS_CLUSTER $KOPS_OPERATION $KOPS_VERSION >> trace"
     after = (
         'if [ $KOPS_NODE = n3 ] && [ ! -e /root/mended ]; then echo "not yet"; exit 3; fi; '
         "echo $KOPS_NODE $KOPS_OPERATION >> /root/trace"
     )
     asked = 'echo gate $KOPS_NODE >> trace; test $(grep -c "^gate $KOPS_NODE$" trace) -ge 2'
-    return {
+    maintenance = {
         "hooks": {
             "before": [{"command": ["sh", "-c", told]}],
             "after": [{"command": ["sh", "-c", after], "runOn": "node"}],
@@ -92,6 +95,7 @@ def _controls(bed: Bed) -> dict[str, Any]:
         "canary": {"count": 1, "pauseSeconds": 3},
         "groups": [{"name": "both", "selector": "kubernetes.io/hostname in (n2,n3)", "maxUnavailable": "50%"}],
     }
+    return {"maintenance": maintenance, "backup": backups.section(bed)[0]}
 
 
 def _check_traces(bed: Bed) -> None:
@@ -236,13 +240,13 @@ def _build(
     control_planes: int,
     load_balancers: Sequence[str] = (),
     min_available: int = workload.REPLICAS - 1,
-    maintenance: Callable[[Bed], dict[str, Any]] | None = None,
+    sections: Callable[[Bed], dict[str, Any]] | None = None,
 ) -> None:
     bed.boot(len(nodes) + len(load_balancers))
     bed.write_inventory(
         control_planes=nodes[:control_planes], workers=nodes[control_planes:], load_balancers=load_balancers
     )
-    bed.write_cluster("upgraded", **({"maintenance": maintenance(bed)} if maintenance else {}))
+    bed.write_cluster("upgraded", **(sections(bed) if sections else {}))
     built = bed.bootstrap()
     workload.load_image(bed, nodes)
     workload.deploy(bed, nodes, grace_s=5, min_available=min_available)
