@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,7 @@ def _decide(opened: Session, given: RestoreSettings, fetched: Fetched | None) ->
         from kops_py.observe.host import observe_hosts
 
         now = _observe(opened, closely=False)
+        _check_reachable(now, (*arguments.nodes, *(m.node for m in arguments.members)))
         return etcd_restore(spec, now, arguments), Facts(hosts=observe_hosts(opened.fleet, spec, cancel=opened.cancel))
 
     def open_snapshot() -> BinaryIO:
@@ -129,6 +131,17 @@ def _observe(opened: Session, *, closely: bool) -> RestoreFacts:
     from kops_py.observe.etcd_restore import observe_restore
 
     return observe_restore(opened.fleet, opened.spec, cancel=opened.cancel, closely=closely)
+
+
+def _check_reachable(facts: RestoreFacts, names: Iterable[str]) -> None:
+    """Raise the problem of a host that was lost between two waves: nothing is known of what it still lacks."""
+    for name in names:
+        if (problem := facts.hosts[name].problem) is not None:
+            problem.hint = (
+                "bring it back, then run the same command again; it is gone for good: switch it off for good "
+                "and add --ignore restore-host-unreachable"
+            )
+            raise problem
 
 
 def _completed(
