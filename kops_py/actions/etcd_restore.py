@@ -48,7 +48,7 @@ def upload_snapshot(deps: Deps, action: UploadSnapshot, ctx: StepContext, open_s
     """Copy the snapshot to every member's host; raises CommandFailedError when it arrives as another."""
     with undone_on_failure(deps, action.restore, action.nodes):
         everywhere(
-            deps, action.nodes, lambda h: _upload(h, action.restore, action.words, action.digest, open_snapshot, ctx)
+            deps, action.nodes, lambda h: upload(h, action.restore, action.words, action.digest, open_snapshot, ctx)
         )
 
 
@@ -69,15 +69,16 @@ def fetch_data(deps: Deps, action: FetchData, ctx: StepContext, place: Path) -> 
                     ("sh", "-c", script), sudo=True, timeout_s=ctx.remaining_s(), cancel=deps.cancel, stdout_to=take
                 )
 
-            def upload(host: Host) -> None:
-                _upload(host, action.restore, action.words, digest.hexdigest(), lambda: place.open("rb"), ctx)
+            def copy(host: Host) -> None:
+                upload(host, action.restore, action.words, digest.hexdigest(), lambda: place.open("rb"), ctx)
 
-            everywhere(deps, action.nodes, upload)
+            everywhere(deps, action.nodes, copy)
         finally:
             place.unlink(missing_ok=True)
 
 
-def _upload(host: Host, restore: str, words: str, digest: str, open_snapshot: OpenSnapshot, ctx: StepContext) -> None:
+def upload(host: Host, restore: str, words: str, digest: str, open_snapshot: OpenSnapshot, ctx: StepContext) -> None:
+    """Copy the snapshot to one host; raises CommandFailedError when it arrives as another."""
     sh(host, tool.begin_script(restore, words), ctx)
     with open_snapshot() as stream:
         answer = host.run(

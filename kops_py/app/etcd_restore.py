@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from kops_py.app.etcd_restore_source import fetched_backup, holds_any, read_snapshot
+from kops_py.app.etcd_restore_source import Fetched, fetched_backup, holds_any, read_snapshot
 from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
 from kops_py.model.errors import ConfigError, HostError
@@ -51,14 +51,14 @@ def run_restore(settings: Settings, emit: Emit, confirm: Confirm, *, given: Rest
 
         def decide(opened: Session) -> Decided:
             if not given.backup:
-                return _decide(opened, given)
-            file = stack.enter_context(fetched_backup(opened, given.backup, given.identity))
-            return _decide(opened, dataclasses.replace(given, file=file))
+                return _decide(opened, given, None)
+            fetched = stack.enter_context(fetched_backup(opened, given.backup, given.identity))
+            return _decide(opened, dataclasses.replace(given, file=fetched.file), fetched)
 
         return run_operation(settings, emit, confirm, "etcd-restore", decide)
 
 
-def _decide(opened: Session, given: RestoreSettings) -> Decided:
+def _decide(opened: Session, given: RestoreSettings, fetched: Fetched | None) -> Decided:
     from kops_py.runbooks.etcd_restore import etcd_restore
     from kops_py.runbooks.etcd_restore_choice import choose_run, member_hosts, restore_findings
     from kops_py.runbooks.preflight import mark_ignored
@@ -76,6 +76,11 @@ def _decide(opened: Session, given: RestoreSettings) -> Decided:
             why=f"{len(facts.serving)} of {len(member_hosts(spec))} members of etcd serve",
             hint="name a backup (kops-py etcd list), --from FILE, or a member's data with --from-member HOST",
         )
+    if run.kind is RestoreKind.NEW_MACHINES:
+        from kops_py.app.new_machines import decide_new_machines
+
+        _tell(opened, facts, run, snapshot)
+        return decide_new_machines(opened, facts, run, snapshot, fetched)
     arguments = _arguments(spec, facts, run, snapshot, given)
     found = restore_findings(
         spec, facts, run, snapshot, force=given.force, size_bytes=snapshot.size_bytes if snapshot else 0
@@ -202,6 +207,9 @@ def _tell(opened: Session, facts: RestoreFacts, run: RestoreRun, snapshot: Snaps
     for host in member_hosts(opened.spec):
         found = facts.hosts[host.name]
         if not found.reachable:
+            continue
+        if found.is_bare:
+            opened.emit(Note(message="no control plane was ever set up here", node=host.name))
             continue
         state = "serves" if found.serves else "runs" if "etcd" in found.running else "is stopped"
         data = f"revision {found.revision}" if found.revision else "data" if found.has_data else "no data"
