@@ -224,7 +224,12 @@ class DirectoryStore:
         match error.errno:
             case errno.ENOSPC | errno.EDQUOT:
                 return f"make room: df -h {self._root}; older backups are untouched (kops-py etcd prune --plan)"
-            case errno.EACCES | errno.EPERM | errno.EROFS:
+            case errno.EROFS:
+                return (
+                    f"look whether it is mounted: ls -ld {self._root}; a systemd service can write only into folders "
+                    "that were there when it started"
+                )
+            case errno.EACCES | errno.EPERM:
                 return f"the user that runs kops-py must be able to write there: ls -ld {self._root}"
             case errno.ENOENT | errno.ESTALE | errno.ENOTCONN | errno.EHOSTDOWN:
                 return f"look whether it is mounted: ls -ld {self._root}"
