@@ -50,11 +50,7 @@ class ScheduleSettings:
 def make_schedule(settings: Settings, spec: ClusterSpec, given: ScheduleSettings) -> Schedule:
     """Return the schedule; raises ConfigError when something it needs is not there."""
     backup = backup_spec(spec)
-    if given.host and not given.inventory:
-        raise ConfigError(
-            "on another host the inventory is somewhere else",
-            hint="name its folder there with --inventory-there, and where kops-py is with --program",
-        )
+    _check_given(given)
     run_dir = settings.run_dir.absolute()
     folder = given.inventory or str(
         spec.inventory_path.parent if spec.inventory_path.is_file() else spec.inventory_path
@@ -75,6 +71,14 @@ def make_schedule(settings: Settings, spec: ClusterSpec, given: ScheduleSettings
         working_folder=working,
         writable=tool.writable_folders(Path(working) / ".kops-py" if given.host else run_dir, stores),
     )
+
+
+def _check_given(given: ScheduleSettings) -> None:
+    if given.host and not given.inventory:
+        raise ConfigError(
+            "on another host the inventory is somewhere else",
+            hint="name its folder there with --inventory-there, and where kops-py is with --program",
+        )
 
 
 def print_schedule(settings: Settings, given: ScheduleSettings, *, form: str, image: str, namespace: str) -> str:
@@ -106,6 +110,8 @@ def run_install(settings: Settings, emit: Emit, confirm: Confirm, *, given: Sche
     """Write the units and start the timer; raises KopsError before it starts."""
 
     def decide(opened: Session) -> Decided:
+        backup_spec(opened.spec)
+        _check_given(given)
         place = _place(opened, given.host, needs_root=True)
         who = given.user or (place.ask("id", "-un") if given.host else "")
         schedule = make_schedule(settings, opened.spec, dataclasses.replace(given, user=who))
