@@ -136,8 +136,7 @@ def run_install(settings: Settings, emit: Emit, confirm: Confirm, *, given: Sche
         performer = SchedulePerformer(place, files, user=schedule.user, own=schedule.writable, handed_over=own_runs)
         return _decided(opened, "etcd-schedule", (step,), performer)
 
-    beside = dataclasses.replace(settings, host_beside=given.host)
-    return run_operation(beside, emit, confirm, "etcd-schedule", decide, exclusive=False)
+    return run_operation(_for_place(settings, given.host), emit, confirm, "etcd-schedule", decide, exclusive=False)
 
 
 def run_remove(settings: Settings, emit: Emit, confirm: Confirm, *, host: str) -> RunResult:
@@ -149,17 +148,21 @@ def run_remove(settings: Settings, emit: Emit, confirm: Confirm, *, host: str) -
         step = Step(f"unschedule/{host or 'here'}", host, f"remove the timer {unit}", RemoveSchedule(host, unit), 120.0)
         return _decided(opened, "etcd-schedule-remove", (step,) if there else (), SchedulePerformer(place, {}))
 
-    beside = dataclasses.replace(settings, host_beside=host)
-    return run_operation(beside, emit, confirm, "etcd-schedule", decide, exclusive=False)
+    return run_operation(_for_place(settings, host), emit, confirm, "etcd-schedule", decide, exclusive=False)
 
 
 def show_schedule(settings: Settings, *, host: str) -> dict[str, str]:
     """Return what systemd knows of the timer and of its last run; empty values where there is none."""
-    settings = dataclasses.replace(settings, host_beside=host)
+    settings = _for_place(settings, host)
     spec = load_spec(settings)
     with session(settings, spec, _ignore) as opened:
         printed = _place(opened, host).run(*tool.show_argv(spec.name), check=False)
     return tool.shown(spec.name, tool.parse_show(printed))
+
+
+def _for_place(settings: Settings, host: str) -> Settings:
+    """Return the settings for a timer there: a host in whichever group, or this machine and no host at all."""
+    return dataclasses.replace(settings, host_beside=host, contacts_hosts=bool(host))
 
 
 def _decided(opened: Session, operation: str, steps: tuple[Step, ...], performer: SchedulePerformer) -> Decided:

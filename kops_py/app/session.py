@@ -48,6 +48,8 @@ class Settings:
     deadline: Duration | None = None
     host_beside: str = ""
     """A host of the inventory that is worked with as well, though it may be no part of the cluster."""
+    contacts_hosts: bool = True
+    """Whether hosts are contacted: what is needed for that must then be there from the start."""
 
 
 Emit = Callable[[Event], None]
@@ -224,7 +226,8 @@ def session(settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path
     opened = Session(settings, spec, cancel, emit, folder, fleet, kube)
     try:
         with signals_cancel(cancel), deadline_cancels(cancel, settings.deadline):
-            opened.become_password()  # a reference that leads nowhere is a mistake here, not on every host
+            if settings.contacts_hosts:
+                opened.become_password()  # a reference that leads nowhere is a mistake here, not on every host
             yield opened
     finally:
         kube.close()

@@ -186,6 +186,31 @@ class BackupHost:
             process.wait(180)
         assert process.returncode == 0, log.read_text()
 
+    def as_in_a_pod(self, pod: dict[str, Any], cluster: Path) -> str:
+        """Plan a backup as a container would: its command, user and environment, its Secret as the kubelet lays it."""
+        (container,) = pod["containers"]
+        user = pod["securityContext"]["runAsUser"]
+        lay = f"""
+            install -d /config/..1 && cd /config && ln -s ..1 ..data
+            cp {self.folder}/* ..1/ && cp /root/s3.yaml ..1/cluster.yaml
+            sed -i 's,{self.folder},/config,' ..1/hosts.yaml
+            for f in ..1/*; do ln -s "..data/${{f##*/}}" "${{f##*/}}"; done
+            chown -R root:{user} /config && chmod 0440 ..1/* && install -d -o {user} /work
+        """
+        document = yaml.safe_load(cluster.read_text())
+        document["kubernetes"]["repositoryKey"] = "release.key"
+        self.node.put_file(yaml.safe_dump(document).encode(), "/root/s3.yaml", 0o600)
+        self.node.exec(lay)
+        given = [f"{e['name']}={e['value']}" for e in container["env"]] + [f"{k}={v}" for k, v in self.secrets.items()]
+        argv = [
+            *("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs"),
+            *("env", "-i", "--chdir=/work", *given, f"PATH={Path(self.program).parent}:/usr/bin:/bin"),
+            *(*container["command"], "--plan"),
+        ]
+        done = self.node.exec(argv, check=False)
+        assert done.returncode == 20, done.stdout + done.stderr
+        return done.stdout
+
     def _signal(self, number: signal.Signals) -> None:
         self.node.exec(["pkill", f"-{number.name.removeprefix('SIG')}", "-u", "kops", "-f", "etcd backup"])
 

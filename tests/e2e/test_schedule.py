@@ -66,7 +66,7 @@ def test_backups_by_schedule(bed: Bed, hook: Hook, wheel_program: Path) -> None:
     _removed(bed, host)
     _from_another_machine(bed, host)
     _by_cron(bed, host, hook)
-    _as_a_cron_job(bed)
+    _as_a_cron_job(bed, host)
     journal = host.node.exec("journalctl --no-pager -o cat").stdout
     assert SUDO_PASSWORD not in journal
     assert hook.url.rpartition("/")[2] not in journal
@@ -330,7 +330,7 @@ def _cron_log(host: BackupHost) -> str:
     return host.node.exec("journalctl --no-pager -o cat -u cron").stdout
 
 
-def _as_a_cron_job(bed: Bed) -> None:
+def _as_a_cron_job(bed: Bed, host: BackupHost) -> None:
     """The API server takes the CronJob as it is printed; a store in a folder would be gone with the pod."""
     printed = ("etcd", "schedule", "install", "--format", "cronjob", "--image", "registry.example/kops-py:1")
     assert "is gone with the pod" in bed.program.run(*printed, exit_code=2).stderr
@@ -340,4 +340,7 @@ def _as_a_cron_job(bed: Bed) -> None:
     job = bed.program.run(*printed, "--cluster", "s3.yaml").stdout
     said = bed.kubectl("apply --dry-run=server -f -", stdin=job)
     assert said.strip() == f"cronjob.batch/{UNIT} created (server dry run)"
+    pod = yaml.safe_load(job)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    planned = host.as_in_a_pod(pod, bed.folder / "s3.yaml")
+    assert "snapshot from n1" in planned, "the container's command does not find its files"
     bed.say("the API server takes the CronJob")
