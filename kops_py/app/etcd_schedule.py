@@ -9,6 +9,8 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,7 +138,8 @@ def run_install(settings: Settings, emit: Emit, confirm: Confirm, *, given: Sche
         performer = SchedulePerformer(place, files, user=schedule.user, own=schedule.writable, handed_over=own_runs)
         return _decided(opened, "etcd-schedule", (step,), performer)
 
-    return run_operation(_for_place(settings, given.host), emit, confirm, "etcd-schedule", decide, exclusive=False)
+    with _left_to_its_owner(settings.run_dir):
+        return run_operation(_for_place(settings, given.host), emit, confirm, "etcd-schedule", decide, exclusive=False)
 
 
 def run_remove(settings: Settings, emit: Emit, confirm: Confirm, *, host: str) -> RunResult:
@@ -148,7 +151,8 @@ def run_remove(settings: Settings, emit: Emit, confirm: Confirm, *, host: str) -
         step = Step(f"unschedule/{host or 'here'}", host, f"remove the timer {unit}", RemoveSchedule(host, unit), 120.0)
         return _decided(opened, "etcd-schedule-remove", (step,) if there else (), SchedulePerformer(place, {}))
 
-    return run_operation(_for_place(settings, host), emit, confirm, "etcd-schedule", decide, exclusive=False)
+    with _left_to_its_owner(settings.run_dir):
+        return run_operation(_for_place(settings, host), emit, confirm, "etcd-schedule", decide, exclusive=False)
 
 
 def show_schedule(settings: Settings, *, host: str) -> dict[str, str]:
@@ -158,6 +162,23 @@ def show_schedule(settings: Settings, *, host: str) -> dict[str, str]:
     with session(settings, spec, _ignore) as opened:
         printed = _place(opened, host).run(*tool.show_argv(spec.name), check=False)
     return tool.shown(spec.name, tool.parse_show(printed))
+
+
+@contextmanager
+def _left_to_its_owner(run_dir: Path) -> Iterator[None]:
+    """Let root leave nothing of its own in somebody else's run folder: they could not work in it any more."""
+    before = (run_dir if run_dir.exists() else run_dir.absolute().parent).stat()
+    try:
+        yield
+    finally:
+        if os.geteuid() == 0 and run_dir.is_dir():
+            now = run_dir.stat()
+            owner = now if now.st_uid else before
+            if owner.st_uid:
+                for folder, _, files in os.walk(run_dir):
+                    for path in (folder, *(os.path.join(folder, name) for name in files)):  # noqa: PTH118 - no links
+                        if os.lstat(path).st_uid == 0:
+                            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _for_place(settings: Settings, host: str) -> Settings:

@@ -156,7 +156,9 @@ class BackupHost:
     def units(self) -> list[str]:
         """Units of schedules that systemd knows, whether loaded, failed or gone."""
         listed = "systemctl list-units --all --no-legend --plain 'kops-py-etcd*'"
-        return self.node.exec(f"{listed}; systemctl list-unit-files --no-legend 'kops-py-etcd*'").stdout.splitlines()
+        return self.node.exec(
+            f"{listed}; systemctl list-unit-files --no-legend 'kops-py-etcd*' || true"
+        ).stdout.splitlines()
 
     def backups(self) -> list[dict[str, Any]]:
         """The backups in the store, the newest first."""
