@@ -25,7 +25,7 @@ from kops_py.model.drain_report import DrainReport
 from kops_py.model.errors import ConfigError, KubeError
 from kops_py.model.selectors import parse_selector
 from kops_py.model.workloads import PodFacts
-from kops_py.observe.pods import pods_on_node
+from kops_py.observe.pods import pods_on_node, ready_condition
 
 _PARALLEL = 32
 _REQUEST_S, _REQUEST_AGAIN_S = 5.0, 15.0
@@ -34,6 +34,9 @@ _LAST_LOOK_S = 5.0
 """After the deadline, to tell what holds the pods that are left."""
 _FIRST_POLL_S, _POLL_S, _MANY_POLL_S, _MANY = 0.2, 0.5, 1.0, 250
 _VOLUMES_POLL_S = 1.0
+_KUBELET_POLL_S, _KUBELET_SILENT_S = 5.0, 30.0
+"""How often the node is looked at while pods are to end, and for how long its kubelet may be unheard of (Ready is
+Unknown, which the node controller says 40 s after the last report): without it no pod ends."""
 _SLICE_S = 0.1
 _PASSING = frozenset({0, 429, 500, 502, 503, 504})
 
@@ -64,6 +67,8 @@ class _Drain:
         self._in_flight: dict[Future[Attempt], Tracked] = {}
         self._budgets_s: dict[str, float] = {}
         self._held_s = self._ending_s = 0.0
+        self._kubelet_asked = self._started
+        self._silent_since: float | None = None
 
     def run(self) -> DrainReport:
         _check_selectors(self._policy)
@@ -106,6 +111,7 @@ class _Drain:
             if pods is not None:
                 self._roster.observe(pods)
             self._account(time.monotonic() - begun)
+            self._check_kubelet()
             empty = pods is not None and not self._roster.going
             if empty and certain:
                 break
@@ -114,6 +120,21 @@ class _Drain:
         self._take(wait(self._in_flight).done)  # whose pods are gone already: the report wants to know by whom
         if self._roster.refused:
             raise drain_errors.not_allowed(self._node, self._roster.refused.values(), self._policy, begun=True)
+
+    def _check_kubelet(self) -> None:
+        """Give up when all that is left is to be ended by a kubelet that is gone: a node without power, a cut cable."""
+        now = time.monotonic()
+        if not self._roster.all_accepted:
+            self._silent_since = None
+        elif now - self._kubelet_asked >= _KUBELET_POLL_S:
+            self._kubelet_asked = now
+            ready = self._ask(lambda api: ready_condition(api, self._node, timeout_s=self._request_s()))
+            if ready is not None and ready.get("status") != "Unknown":
+                self._silent_since = None
+            elif ready is not None and self._silent_since is None:
+                self._silent_since = now
+            elif ready is not None and self._silent_since is not None and now - self._silent_since >= _KUBELET_SILENT_S:
+                raise drain_errors.kubelet_gone(self._roster, str(ready.get("lastTransitionTime") or ""))
 
     def _start(self, pool: ThreadPoolExecutor) -> None:
         """Hand every pod that is due to the pool."""

@@ -108,6 +108,18 @@ def not_done(
     )
 
 
+def kubelet_gone(roster: Roster, since: str) -> KubeError:
+    """Return the error for pods that wait for the kubelet of a node which is out of reach."""
+    pods = [t.pod.id for t in roster.going.values()]
+    return KubeError(
+        f"{len(pods)} {'pod' if len(pods) == 1 else 'pods'} on {roster.node} cannot end: its kubelet is gone",
+        where=f"node {roster.node}",
+        why=f"the node's state is unknown{f' since {since}' if since else ''}: {listed(pods)}",
+        hint="bring the machine or its network back, then run the same command again; "
+        f"if it is gone for good: kops-py node remove {roster.node} --lost",
+    )
+
+
 def volumes_left(node: str, volumes: Sequence[str], after_s: float) -> KubeError:
     """Return the error for volumes that were not detached in time."""
     return KubeError(

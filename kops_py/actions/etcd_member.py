@@ -75,7 +75,7 @@ def promote_member(deps: Deps, action: PromoteMember, ctx: StepContext) -> None:
     """Start the new member, give it its vote once it has caught up, and prove its contents; raises DeadlineError."""
     member, host = action.member, deps.fleet.host(action.member.node)
     sh(host, start_member_script(action.restore, unit=bool(member.unit)), ctx)
-    kubelets = Kubelets(deps, ctx)
+    kubelets = Kubelets(deps.cancel, ctx.progress)
     while True:
         if not member.unit:
             kubelets.revive(host, "etcd")

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from kops_py.actions.deps import Deps
 from kops_py.actions.waiting import remaining_s
-from kops_py.connect.base import CommandResult, Host
+from kops_py.connect.base import Cancel, CommandResult, Host
 from kops_py.engine.run import StepContext
 from kops_py.model.errors import CancelledError, CommandFailedError, EtcdError, HostError, KopsError
 from kops_py.model.etcd_restore import (
@@ -41,13 +41,14 @@ _WRITERS_STOP_S = 3
 _ETCD_STOP_S = 10
 _UNDO_S = 60.0
 _REVIVE_S = 30.0
+_PUT_BACK_S = 120.0
 
 
 def upload_snapshot(deps: Deps, action: UploadSnapshot, ctx: StepContext, open_snapshot: OpenSnapshot) -> None:
     """Copy the snapshot to every member's host; raises CommandFailedError when it arrives as another."""
     with undone_on_failure(deps, action.restore, action.nodes):
         everywhere(
-            deps, action.nodes, lambda h: _upload(h, action.restore, action.words, action.digest, open_snapshot, ctx)
+            deps, action.nodes, lambda h: upload(h, action.restore, action.words, action.digest, open_snapshot, ctx)
         )
 
 
@@ -68,15 +69,16 @@ def fetch_data(deps: Deps, action: FetchData, ctx: StepContext, place: Path) -> 
                     ("sh", "-c", script), sudo=True, timeout_s=ctx.remaining_s(), cancel=deps.cancel, stdout_to=take
                 )
 
-            def upload(host: Host) -> None:
-                _upload(host, action.restore, action.words, digest.hexdigest(), lambda: place.open("rb"), ctx)
+            def copy(host: Host) -> None:
+                upload(host, action.restore, action.words, digest.hexdigest(), lambda: place.open("rb"), ctx)
 
-            everywhere(deps, action.nodes, upload)
+            everywhere(deps, action.nodes, copy)
         finally:
             place.unlink(missing_ok=True)
 
 
-def _upload(host: Host, restore: str, words: str, digest: str, open_snapshot: OpenSnapshot, ctx: StepContext) -> None:
+def upload(host: Host, restore: str, words: str, digest: str, open_snapshot: OpenSnapshot, ctx: StepContext) -> None:
+    """Copy the snapshot to one host; raises CommandFailedError when it arrives as another."""
     sh(host, tool.begin_script(restore, words), ctx)
     with open_snapshot() as stream:
         answer = host.run(
@@ -171,10 +173,12 @@ def start_etcd(deps: Deps, action: StartEtcd, ctx: StepContext) -> None:
     nodes = _nodes(action.members)
     units = {m.node for m in action.members if m.unit}
     everywhere(deps, nodes, lambda h: sh(h, start_member_script(action.restore, unit=h.name in units), ctx))
-    expected = sorted(m.peer_url for m in action.members)
-    kubelets = Kubelets(deps, ctx)
+    # A host that was lost for good meanwhile, and is left out, is in the list of the cluster it was restored with.
+    lost = {h.peer_url for h in deps.spec.hosts if h.name not in nodes}
+    expected = {m.peer_url for m in action.members}
+    kubelets = Kubelets(deps.cancel, ctx.progress)
     while True:
-        lacking = _not_one_cluster(deps, nodes, expected)
+        lacking = _not_one_cluster(deps, nodes, expected, lost)
         if not lacking:
             break
         for node in nodes:
@@ -193,21 +197,23 @@ class Kubelets:
     seen with 1.20 on a busy machine); only another start lets it look again.
     """
 
-    def __init__(self, deps: Deps, ctx: StepContext) -> None:
-        self._deps = deps
-        self._ctx = ctx
+    def __init__(self, cancel: Cancel, say: Callable[[str], None]) -> None:
+        self._cancel = cancel
+        self._say = say
         self._since: dict[str, float] = {}
 
-    def revive(self, host: Host, pod: str) -> None:
-        """Look whether the container runs, and restart the kubelet when it has been gone for long; raises HostError."""
+    def revive(self, host: Host, pod: str) -> bool:
+        """Return whether the container runs; restart the kubelet when it has been gone for long. Raises HostError."""
         argv = crictl.containers_argv(pod)
         now = time.monotonic()
-        if crictl.parse_ids(host.run(argv, sudo=True, timeout_s=_ASK_S, cancel=self._deps.cancel).out):
+        if crictl.parse_ids(host.run(argv, sudo=True, timeout_s=_ASK_S, cancel=self._cancel).out):
             self._since.pop(host.name, None)
-        elif now - self._since.setdefault(host.name, now) >= _REVIVE_S:
-            self._ctx.progress(f"{host.name}: the kubelet does not start {pod}: restarting it")
-            host.run(("systemctl", "restart", "kubelet"), sudo=True, timeout_s=_UNDO_S, cancel=self._deps.cancel)
+            return True
+        if now - self._since.setdefault(host.name, now) >= _REVIVE_S:
+            self._say(f"{host.name}: the kubelet does not start {pod}: restarting it")
+            host.run(("systemctl", "restart", "kubelet"), sudo=True, timeout_s=_UNDO_S, cancel=self._cancel)
             self._since[host.name] = time.monotonic()
+        return False
 
 
 def start_member_script(restore: str, *, unit: bool) -> str:
@@ -217,7 +223,7 @@ def start_member_script(restore: str, *, unit: bool) -> str:
     return tool.start_script(restore, ("etcd",), Mark.STARTED, start_kubelet=True)
 
 
-def _not_one_cluster(deps: Deps, nodes: Sequence[str], expected: Sequence[str]) -> str:
+def _not_one_cluster(deps: Deps, nodes: Sequence[str], expected: Collection[str], lost: Collection[str]) -> str:
     """Return what lacks for the members to be one healthy cluster with equal contents, "" when nothing does."""
     hashes: dict[str, tuple[int, int]] = {}
     for node in nodes:
@@ -226,7 +232,7 @@ def _not_one_cluster(deps: Deps, nodes: Sequence[str], expected: Sequence[str]) 
         if problem:
             return f"{node}: {problem}"
         listed = etcdctl.parse_member_list(ask(deps, host, etcdctl.member_list_argv()))
-        if sorted(u for m in listed for u in m.peer_urls) != list(expected):
+        if {u for m in listed for u in m.peer_urls}.difference(lost) != expected:
             return f"{node}: its members are {', '.join(m.name or '?' for m in listed)}"
         try:
             hashes[node] = hash_of(deps, host)
@@ -296,14 +302,36 @@ def _undo(deps: Deps, restore: str, nodes: Sequence[str]) -> str:
     def undo(host: Host) -> None:
         found = tool.parse_observed(host.run(("sh", "-c", tool.observe_script()), sudo=True, timeout_s=_ASK_S).out)
         data_dir = next((v for v in found.get("data", ()) if v), "")
+        before = {pod: _containers(host, pod) for pod in found.get("aside", ())}
         script = tool.undo_script(restore, data_dir, unit="unit" in found)
         host.run(("sh", "-c", script), sudo=True, timeout_s=_UNDO_S)
+        _wait_started(host, before)
 
     answers = deps.fleet.map(list(nodes), undo)
     failed = [f"{name} ({answer})" for name, answer in answers.items() if isinstance(answer, Exception)]
     if failed:
         return f"the old state could not be put back on {', '.join(failed)}: the same command goes on from there"
     return "the old state was put back on every host"
+
+
+def _wait_started(host: Host, before: Mapping[str, frozenset[str]]) -> None:
+    """Wait until the kubelet has made new containers of these static pods; raises HostError. Not cancellable either.
+
+    What was lost before the restore may well end again: that it was started is all that is waited for.
+    """
+    never = Cancel()
+    kubelets = Kubelets(never, lambda _: None)
+    until = time.monotonic() + _PUT_BACK_S
+    waiting = list(before)
+    while waiting := [p for p in waiting if not kubelets.revive(host, p) and _containers(host, p) <= before[p]]:
+        if time.monotonic() > until:
+            raise HostError(f"the kubelet has not started {', '.join(waiting)} again", where=host.name)
+        never.wait(_POLL_S)
+
+
+def _containers(host: Host, pod: str) -> frozenset[str]:
+    """Return the ids of all containers of a static pod, of those that have ended as well."""
+    return crictl.parse_ids(host.run(crictl.all_containers_argv(pod), sudo=True, timeout_s=_ASK_S).out)
 
 
 def _observed(host: Host, key: str) -> str:

@@ -38,7 +38,7 @@ def start_api_server(deps: Deps, action: StartApiServer, ctx: StepContext) -> No
     host = deps.fleet.host(action.node)
     sh(host, tool.start_script(action.restore, WRITERS[:1], start_kubelet=True), ctx)
     ready = own_api_argv(deps.spec.host(action.node))
-    kubelets = Kubelets(deps, ctx)
+    kubelets = Kubelets(deps.cancel, ctx.progress)
     while problem := api_server_problem(host, ready, deps):
         kubelets.revive(host, WRITERS[0])
         ctx.progress(problem, waiting=True)
@@ -51,7 +51,7 @@ def start_controllers(deps: Deps, action: StartControllers, ctx: StepContext) ->
     """Put controller manager and scheduler back and wait until their containers run; raises DeadlineError."""
     host = deps.fleet.host(action.node)
     sh(host, tool.start_script(action.restore, _CONTROLLERS), ctx)
-    kubelets = Kubelets(deps, ctx)
+    kubelets = Kubelets(deps.cancel, ctx.progress)
     for pod in _CONTROLLERS:
         argv = crictl.containers_argv(pod)
         while not crictl.parse_ids(host.run(argv, sudo=True, timeout_s=_ASK_S, cancel=deps.cancel).out):

@@ -10,7 +10,7 @@ from kops_py.actions.deps import Deps
 from kops_py.engine.run import StepContext
 from kops_py.model import etcd_restore as model
 from kops_py.model.actions import WaitHealthy
-from kops_py.model.errors import KopsError
+from kops_py.model.errors import HostError, KopsError
 
 
 class RestorePerformer:
@@ -27,7 +27,15 @@ class RestorePerformer:
         return None
 
     def apply(self, ctx: StepContext) -> None:
-        """Carry out one step; raises KopsError."""
+        """Carry out one step; raises KopsError, which says that the same command goes on."""
+        try:
+            self._apply(ctx)
+        except HostError as error:
+            if "same command" not in error.hint:
+                error.hint = "; ".join(filter(None, (error.hint, "then run the same command again, it goes on")))
+            raise
+
+    def _apply(self, ctx: StepContext) -> None:
         deps = self._deps
         match ctx.step.action:
             case model.UploadSnapshot() as action:

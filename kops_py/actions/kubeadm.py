@@ -8,7 +8,7 @@ own record on the node says that the node never became a member.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from kops_py.actions.deps import Deps
@@ -36,11 +36,23 @@ API_SERVER_MANIFEST = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 _POLL_S = 0.5
 
 
-def init_control_plane(deps: Deps, action: InitControlPlane, ctx: StepContext) -> None:
-    """Run kubeadm init on the node; raises CommandFailedError with what kubeadm said."""
+def init_control_plane(
+    deps: Deps,
+    action: InitControlPlane,
+    ctx: StepContext,
+    *,
+    before: Callable[[], None] = lambda: None,
+    ignores: Sequence[str] = (),
+) -> None:
+    """Run kubeadm init on the node; raises CommandFailedError with what kubeadm said.
+
+    ``before`` is called when it is begun, after what a broken attempt left was cleaned up; ``ignores`` are kubeadm's
+    names of checks that need not pass.
+    """
     host, spec = deps.fleet.host(action.node), deps.spec
     config_path = _config_path(INIT_JOB)
     if not _attach_to_init(deps, host, ctx):
+        before()
         ensure_client(deps, action.node, ctx)
         token = kubeadm.new_token()
         key = kubeadm.new_certificate_key() if action.upload_certs else ""
@@ -51,7 +63,7 @@ def init_control_plane(deps: Deps, action: InitControlPlane, ctx: StepContext) -
             token_ttl_s=TOKEN_TTL_S,
             certificate_key=key or None,
             cgroup_v1=_on_cgroup_v1(deps, action.node),
-            ignore_preflight_errors=deps.kubeadm_ignores,
+            ignore_preflight_errors=(*deps.kubeadm_ignores, *ignores),
         )
         argv = kubeadm.init_argv(config_path, upload_certs=action.upload_certs)
         with _config_file(host, config_path, config, ctx):

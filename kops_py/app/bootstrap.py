@@ -158,6 +158,7 @@ def make_deps(
 ) -> Deps:
     """Return what performers work with; without ``arguments`` for operations that prepare no host."""
     from kops_py.actions.deps import Deps
+    from kops_py.app.upgrade_backup import make_back_up
     from kops_py.connect.ansible import AnsibleRunner
     from kops_py.runbooks.preflight import kubeadm_ignores
     from kops_py.tools.preparation import load_balancer_variables, prepare_host_variables, prepare_variables
@@ -188,6 +189,7 @@ def make_deps(
         read_manifest=lambda: _unchanged_manifest(spec, arguments.network_digest if arguments else ""),
         etcd_digests=arguments.etcd.settings if arguments else {},
         kubeadm_ignores=kubeadm_ignores(opened.ignored),
+        back_up=make_back_up(opened),
         hosts=facts.hosts,
         short_before=short_before,
         run_id=place.run_id,

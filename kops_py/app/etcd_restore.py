@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from kops_py.app.etcd_restore_source import fetched_backup, holds_any, read_snapshot
+from kops_py.app.etcd_restore_source import Fetched, fetched_backup, holds_any, read_snapshot
 from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
 from kops_py.model.errors import ConfigError, HostError
@@ -50,14 +51,14 @@ def run_restore(settings: Settings, emit: Emit, confirm: Confirm, *, given: Rest
 
         def decide(opened: Session) -> Decided:
             if not given.backup:
-                return _decide(opened, given)
-            file = stack.enter_context(fetched_backup(opened, given.backup, given.identity))
-            return _decide(opened, dataclasses.replace(given, file=file))
+                return _decide(opened, given, None)
+            fetched = stack.enter_context(fetched_backup(opened, given.backup, given.identity))
+            return _decide(opened, dataclasses.replace(given, file=fetched.file), fetched)
 
         return run_operation(settings, emit, confirm, "etcd-restore", decide)
 
 
-def _decide(opened: Session, given: RestoreSettings) -> Decided:
+def _decide(opened: Session, given: RestoreSettings, fetched: Fetched | None) -> Decided:
     from kops_py.runbooks.etcd_restore import etcd_restore
     from kops_py.runbooks.etcd_restore_choice import choose_run, member_hosts, restore_findings
     from kops_py.runbooks.preflight import mark_ignored
@@ -75,6 +76,11 @@ def _decide(opened: Session, given: RestoreSettings) -> Decided:
             why=f"{len(facts.serving)} of {len(member_hosts(spec))} members of etcd serve",
             hint="name a backup (kops-py etcd list), --from FILE, or a member's data with --from-member HOST",
         )
+    if run.kind is RestoreKind.NEW_MACHINES:
+        from kops_py.app.new_machines import decide_new_machines
+
+        _tell(opened, facts, run, snapshot)
+        return decide_new_machines(opened, facts, run, snapshot, fetched)
     arguments = _arguments(spec, facts, run, snapshot, given)
     found = restore_findings(
         spec, facts, run, snapshot, force=given.force, size_bytes=snapshot.size_bytes if snapshot else 0
@@ -85,6 +91,7 @@ def _decide(opened: Session, given: RestoreSettings) -> Decided:
         from kops_py.observe.host import observe_hosts
 
         now = _observe(opened, closely=False)
+        _check_reachable(now, (*arguments.nodes, *(m.node for m in arguments.members)))
         return etcd_restore(spec, now, arguments), Facts(hosts=observe_hosts(opened.fleet, spec, cancel=opened.cancel))
 
     def open_snapshot() -> BinaryIO:
@@ -124,6 +131,17 @@ def _observe(opened: Session, *, closely: bool) -> RestoreFacts:
     from kops_py.observe.etcd_restore import observe_restore
 
     return observe_restore(opened.fleet, opened.spec, cancel=opened.cancel, closely=closely)
+
+
+def _check_reachable(facts: RestoreFacts, names: Iterable[str]) -> None:
+    """Raise the problem of a host that was lost between two waves: nothing is known of what it still lacks."""
+    for name in names:
+        if (problem := facts.hosts[name].problem) is not None:
+            problem.hint = (
+                "bring it back, then run the same command again; it is gone for good: switch it off for good "
+                "and add --ignore restore-host-unreachable"
+            )
+            raise problem
 
 
 def _completed(
@@ -189,6 +207,9 @@ def _tell(opened: Session, facts: RestoreFacts, run: RestoreRun, snapshot: Snaps
     for host in member_hosts(opened.spec):
         found = facts.hosts[host.name]
         if not found.reachable:
+            continue
+        if found.is_bare:
+            opened.emit(Note(message="no control plane was ever set up here", node=host.name))
             continue
         state = "serves" if found.serves else "runs" if "etcd" in found.running else "is stopped"
         data = f"revision {found.revision}" if found.revision else "data" if found.has_data else "no data"

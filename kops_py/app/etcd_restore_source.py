@@ -6,10 +6,12 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from kops_py.app.session import Session
+from kops_py.connect.base import Cancel
 from kops_py.model.errors import BackupError, ConfigError, KopsError
 from kops_py.model.etcd_restore import SnapshotFacts
 from kops_py.model.event import Note
@@ -64,6 +66,17 @@ def read_snapshot(path: Path) -> SnapshotFacts:
         ) from error
 
 
+def node_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the Node objects in a snapshot; raises OSError, BackupError."""
+    from kops_py.tools.bolt import NotADatabaseError, names_below
+
+    try:
+        with path.open("rb") as file:
+            return names_below(_FileBytes(file), "/registry/minions/")
+    except NotADatabaseError as error:
+        raise BackupError("the snapshot cannot be read", where=str(path), why=str(error)) from error
+
+
 def holds_any(path: Path, words: Sequence[bytes]) -> bool:
     """Whether a file holds one of these byte strings anywhere; raises OSError."""
     overlap = max(map(len, words)) - 1
@@ -77,8 +90,41 @@ def holds_any(path: Path, words: Sequence[bytes]) -> bool:
     return False
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A backup that was read back: its snapshot in ``file``, and what the rest of it is read with."""
+
+    file: Path
+    catalogue: Catalogue
+    manifest: Manifest
+    identities: tuple[str, ...]
+
+    def read_files(self, cancel: Cancel) -> tuple[str, str, dict[str, bytes]]:
+        """Return the files of one control plane, its name and the bundle's digest; only in memory.
+
+        That of the member the snapshot is of, when it was backed up. Raises BackupError when there is no bundle in
+        the backup, DamagedError, StoreError.
+        """
+        from kops_py.backup.bundle import read_bundle
+        from kops_py.backup.proving import read_part
+
+        bundles = sorted(self.manifest.bundles, key=lambda p: (p.host != self.manifest.source.member, p.host))
+        if not bundles:
+            raise BackupError(
+                f"backup {self.manifest.id} holds no files of a control plane",
+                why="none could be asked when it was made; without the cluster's keys its data is of no use elsewhere",
+                hint="choose another (kops-py etcd list), or bring /etc/kubernetes/pki of the old control plane by "
+                "hand: docs/etcd-restore.md",
+            )
+        taken = bytearray()
+        read_part(self.catalogue, self.manifest, bundles[0], taken.extend, identities=self.identities, cancel=cancel)
+        where = f"{self.catalogue.store.where}: {bundles[0].file}"
+        files = {file.path: data for file, data in read_bundle([bytes(taken)], where=where)}
+        return bundles[0].host, bundles[0].plain_sha256, files
+
+
 @contextmanager
-def fetched_backup(opened: Session, backup_id: str, identity: Path | None) -> Iterator[Path]:
+def fetched_backup(opened: Session, backup_id: str, identity: Path | None) -> Iterator[Fetched]:
     """Read a good backup back into a file of ours (0600 in a 0700 folder), which is removed at the end.
 
     Every hash is compared on the way. Stores are tried one after the other. Raises BackupError for one that is not
@@ -91,13 +137,16 @@ def fetched_backup(opened: Session, backup_id: str, identity: Path | None) -> It
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     place = folder / f"{opened.spec.name}.db"  # one name: what a run that was killed left is overwritten and removed
     try:
-        _fetch(opened, catalogues(opened.spec), backup_id, identities, place)
-        yield place
+        catalogue, manifest = _fetch(opened, catalogues(opened.spec), backup_id, identities, place)
+        yield Fetched(place, catalogue, manifest, identities)
     finally:
         place.unlink(missing_ok=True)
 
 
-def _fetch(opened: Session, own: list[Catalogue], backup_id: str, identities: tuple[str, ...], place: Path) -> None:
+def _fetch(
+    opened: Session, own: list[Catalogue], backup_id: str, identities: tuple[str, ...], place: Path
+) -> tuple[Catalogue, Manifest]:
+    """Write the snapshot to its place; returns where it came from."""
     from kops_py.backup.proving import read_part
 
     last: KopsError | None = None
@@ -122,7 +171,7 @@ def _fetch(opened: Session, own: list[Catalogue], backup_id: str, identities: tu
                 "the backup cannot be kept here", where=str(place), why=str(error), hint="make room; see --run-dir"
             ) from error
         else:
-            return
+            return catalogue, manifest
     raise last or BackupError(f"there is no backup {backup_id}", hint="kops-py etcd list shows what there is")
 
 

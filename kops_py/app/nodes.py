@@ -12,6 +12,7 @@ from kops_py.app.canaries import settle_canaries, with_passed
 from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
 from kops_py.app.upgrade import RolloutSettings, drain_findings, make_rollout
+from kops_py.app.upgrade_backup import begin_with_backup
 from kops_py.app.upgrade_facts import require_api, with_etcd
 from kops_py.model.errors import ConfigError
 from kops_py.model.event import Note
@@ -51,7 +52,7 @@ def run_patch(
         def updates(now: Facts) -> Mapping[str, PatchFacts]:
             return _still_pending(first, _updates(opened, now, selection, packages))
 
-        return _decided(opened, facts, arguments, first, updates, found)
+        return begin_with_backup(opened, _decided(opened, facts, arguments, first, updates, found))
 
     return run_operation(settings, emit, confirm, "patch", decide)
 

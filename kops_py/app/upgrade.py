@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from kops_py.app.canaries import settle_canaries, with_passed
 from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
-from kops_py.app.upgrade_backup import make_back_up, with_backup
+from kops_py.app.upgrade_backup import begin_with_backup
 from kops_py.app.upgrade_facts import require_api, with_etcd
 from kops_py.model.errors import ConfigError
 from kops_py.model.event import Note
@@ -65,7 +65,8 @@ def run_upgrade(
 
     def decide(opened: Session) -> Decided:
         inventory.update(h.name for h in opened.spec.hosts)
-        return _decide(opened, target or opened.spec.kubernetes.version, via, rollout, replaced)
+        decided = _decide(opened, target or opened.spec.kubernetes.version, via, rollout, replaced)
+        return begin_with_backup(opened, decided)
 
     result = run_operation(settings, emit, confirm, "upgrade", decide)
     return with_hint(result, [n for n in removed_hosts(result.plan) if n in inventory])
@@ -105,8 +106,7 @@ def _decide(
         found = _version_findings(opened, facts, current, arguments, decided.plan)
         return dataclasses.replace(decided, findings=(*decided.findings, *mark_ignored(found, opened.ignored)))
     decision = upgrade(spec, facts, arguments)
-    plan, about_backup = with_backup(opened, decision.plan)
-    found = (*decision.findings, *_findings(opened, facts, current, arguments, decision.plan), *about_backup)
+    found = (*decision.findings, *_findings(opened, facts, current, arguments, decision.plan))
     short = frozenset(unavailable_workloads(opened.kube.api()))
 
     def replan() -> tuple[Plan, Facts]:
@@ -117,11 +117,9 @@ def _decide(
     def performer(place: RunPlace) -> ClusterPerformer:
         from kops_py.app.bootstrap import make_deps
 
-        deps = make_deps(opened, place, facts, short_before=short)
-        deps.back_up = make_back_up(opened)
-        return ClusterPerformer(deps)
+        return ClusterPerformer(make_deps(opened, place, facts, short_before=short))
 
-    return Decided(plan, mark_ignored(found, opened.ignored), replan, performer)
+    return Decided(decision.plan, mark_ignored(found, opened.ignored), replan, performer)
 
 
 def _findings(

@@ -1,4 +1,4 @@
-"""A proven backup of etcd before an upgrade: its first step where backups are configured, a warning where not."""
+"""A proven backup of etcd before an upgrade or a patch: the first step where backups are configured, else a warning."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from kops_py.app.etcd import observe
+from kops_py.app.run import Decided
 from kops_py.app.session import Session
 from kops_py.engine.run import StepContext
 from kops_py.model.backup import Verify
 from kops_py.model.backup_list import BackupCheck, CheckResult
 from kops_py.model.errors import LockedError
-from kops_py.model.finding import Finding
-from kops_py.model.plan import Plan
 
 FRESH_S = 3600.0
 """A good backup younger than this is the one an upgrade begins with."""
@@ -23,20 +22,27 @@ _LIMIT_S = 2 * 3600.0
 _POLL_S = 1.0
 
 
-def with_backup(opened: Session, plan: Plan) -> tuple[Plan, tuple[Finding, ...]]:
-    """Return a plan that begins with a proven backup where there is no fresh one, and what is to be said about it."""
+def begin_with_backup(opened: Session, decided: Decided) -> Decided:
+    """Return what was decided with a proven backup as its first step, where a plan touches a member of etcd.
+
+    The step stands in the plan whether or not there is a fresh backup by now: an approved plan must not become
+    another one because a scheduled backup came meanwhile. Without stores there is only a warning.
+    """
     from kops_py.app.etcd_backup import check_spec
     from kops_py.runbooks.etcd_backup import NO_BACKUP, OLD_BACKUP, back_up_first
+    from kops_py.runbooks.preflight import mark_ignored
 
-    if not plan.has_changes:
-        return plan, ()
+    members = {h.name for h in (*opened.spec.control_planes, *opened.spec.etcd_hosts)}
+    if not any(step.node in members for step in decided.plan.steps):
+        return decided
     if opened.spec.backup is None:
-        return plan, (NO_BACKUP.found("no backups of etcd are configured"),)
-    fresh = check_spec(opened.spec, max_age_s=FRESH_S)
-    if fresh.result is CheckResult.OK:
-        return plan, ()
-    found = (OLD_BACKUP.found(_problems(fresh)),) if _is_old(fresh) else ()
-    return back_up_first(plan, FRESH_S, _LIMIT_S), found
+        none = mark_ignored((NO_BACKUP.found("no backups of etcd are configured"),), opened.ignored)
+        return dataclasses.replace(decided, findings=(*decided.findings, *none))
+    plan = back_up_first(decided.plan, FRESH_S, _LIMIT_S)
+    checked = check_spec(opened.spec, max_age_s=FRESH_S)
+    is_old = any(s.age_s(checked.at) > _OLD_S for s in checked.stores)
+    old = mark_ignored((OLD_BACKUP.found(_problems(checked)),), opened.ignored) if is_old else ()
+    return dataclasses.replace(decided, plan=plan, findings=(*decided.findings, *old))
 
 
 def make_back_up(opened: Session) -> Callable[[StepContext, float], None]:
@@ -87,10 +93,6 @@ def _lock(opened: Session, ctx: StepContext) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _is_old(check: BackupCheck) -> bool:
-    return any(s.age_s(check.at) > _OLD_S for s in check.stores)
 
 
 def _problems(check: BackupCheck) -> str:

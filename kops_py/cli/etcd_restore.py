@@ -32,7 +32,8 @@ from kops_py.model.etcd_restore import RestoreKind
 @click.option(
     "--kind",
     type=click.Choice([k.value for k in RestoreKind]),
-    help="member: replace a lost one; quorum, all: restore into every member  [default: by what is found]",
+    help="member: replace a lost one; quorum, all: restore into every member; new-machines: every machine is lost, "
+    "the inventory names empty ones  [default: by what is found]",
 )
 @click.option("--force", is_flag=True, help="also while a healthy quorum serves: set the cluster back")
 @click.option(
@@ -61,7 +62,8 @@ def restore(
 ) -> int:
     """Restore etcd from a backup (ID, or newest), a snapshot file or a member's data, or replace a lost member.
 
-    Works with the API down. Without any of them only a lost member can be replaced.
+    Works with the API down. Without any of them only a lost member can be replaced. Where the inventory names empty
+    machines the whole cluster is brought back on them, which needs a backup (ID).
     """
     if sum(map(bool, (backup, file, member))) > 1:
         raise ConfigError("ID, --from and --from-member exclude each other", hint="leave all but one of them out")

@@ -19,12 +19,14 @@ class RestoreKind(StrEnum):
     """What is to be mended, and how.
 
     ``member``: quorum is there, the lost member is replaced and no snapshot is used. ``quorum``: quorum is lost and
-    some data is left. ``all``: nothing is left, or everything is to be set back.
+    some data is left. ``all``: nothing is left, or everything is to be set back. ``new-machines``: the machines
+    themselves are gone, and the inventory names empty ones.
     """
 
     MEMBER = "member"
     QUORUM = "quorum"
     ALL = "all"
+    NEW_MACHINES = "new-machines"
 
 
 class Mark(StrEnum):
@@ -46,6 +48,9 @@ class Mark(StrEnum):
     CONTROLLERS = "controllers"
     KUBELET = "kubelet"
     ADDONS = "addons"
+    PLACED = "placed"
+    INITIALISED = "initialised"
+    FORGOTTEN = "forgotten"
     FINISHED = "finished"
 
 
@@ -111,6 +116,11 @@ class RestoreHost:
     def reachable(self) -> bool:
         """Whether the host answered."""
         return self.problem is None
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is no control plane and no member on the host, and none was put aside: a new machine."""
+        return self.reachable and not (self.manifests or self.aside or self.unit)
 
     @property
     def minor(self) -> str:

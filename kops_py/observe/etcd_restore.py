@@ -5,22 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 from kops_py.connect.base import Cancel, Fleet, Host
 from kops_py.model.errors import HostError, KopsError
 from kops_py.model.etcd_restore import Mark, RestoreFacts, RestoreHost
 from kops_py.model.spec import ClusterSpec
+from kops_py.observe.host_file import HostFile
 from kops_py.tools import crictl, etcdctl
 from kops_py.tools import etcd_restore as tool
+from kops_py.tools.bolt import NotADatabaseError, read_database
 
 _LOOK_S = 60.0
-_REVISION_S = 120.0
+_VERSION_S = 60.0
 _KUBEADM_CONFIG = "/registry/configmaps/kube-system/kubeadm-config"
 
 
 def observe_restore(fleet: Fleet, spec: ClusterSpec, *, cancel: Cancel, closely: bool) -> RestoreFacts:
-    """Look at all nodes; ``closely`` also asks each member about itself and stopped ones' databases for a revision.
+    """Look at all nodes; ``closely`` also asks each member about itself, and reads the database of a silent one.
 
     Changes nothing. Raises CancelledError.
     """
@@ -86,20 +89,19 @@ def _marks(found: Mapping[str, tuple[str, ...]]) -> tuple[Mapping[str, frozenset
 
 
 def _closely(host: Host, found: RestoreHost) -> RestoreHost:
-    """Add what the member says of itself, or what a stopped one's database says."""
-    if "etcd" in found.running:
-        return _ask_member(host, found)
-    return _ask_image(host, found, with_revision=found.has_data)
+    """Add what the member says of itself, or what the database says of one that does not answer."""
+    answered = _ask_member(host, found) if "etcd" in found.running else None
+    return answered or _read_data(host, found)
 
 
-def _ask_member(host: Host, found: RestoreHost) -> RestoreHost:
-    """Ask a running member; what it does not answer stays unknown: then it is not healthy."""
+def _ask_member(host: Host, found: RestoreHost) -> RestoreHost | None:
+    """Ask a running member; None when it does not answer. What it leaves open stays unknown: then it is not healthy."""
     container = None
     if not found.unit:
         listed = host.run(crictl.containers_argv("etcd"), sudo=True, check=False, timeout_s=_LOOK_S)
         container = etcdctl.parse_container_id(listed.out)
         if container is None:
-            return found
+            return None
 
     def ask(argv: tuple[str, ...]) -> str:
         command = etcdctl.in_container(container, argv) if container else tool.on_host(argv)
@@ -108,20 +110,23 @@ def _ask_member(host: Host, found: RestoreHost) -> RestoreHost:
     try:
         (status,) = etcdctl.parse_endpoint_status(ask(etcdctl.endpoint_status_argv()))
     except ValueError:
-        return _ask_image(host, found, with_revision=False)
-    try:
-        healthy = all(h.healthy for h in etcdctl.parse_endpoint_health(ask(etcdctl.endpoint_health_argv())))
-    except ValueError:
-        healthy = False
-    keys = ask(etcdctl.etcdctl_argv("get", _KUBEADM_CONFIG, "--keys-only", "--consistency=s"))
+        return None
     return dataclasses.replace(
         found,
         version=status.version,
         bumps_revision=tool.bumps_revision(status.version),
         revision=status.revision,
-        healthy=healthy and bool(status.leader_id) and not status.is_learner,
-        holds_cluster=_has_keys(keys),
+        # Without a leader it would take etcdctl's whole time to say that nothing is committed.
+        healthy=bool(status.leader_id) and not status.is_learner and _commits(ask(etcdctl.endpoint_health_argv())),
+        holds_cluster=_has_keys(ask(etcdctl.etcdctl_argv("get", _KUBEADM_CONFIG, "--keys-only", "--consistency=s"))),
     )
+
+
+def _commits(output: str) -> bool:
+    try:
+        return all(h.healthy for h in etcdctl.parse_endpoint_health(output))
+    except ValueError:
+        return False
 
 
 def _has_keys(output: str) -> bool:
@@ -131,21 +136,20 @@ def _has_keys(output: str) -> bool:
         return False
 
 
-def _ask_image(host: Host, found: RestoreHost, *, with_revision: bool) -> RestoreHost:
-    """Add version and revision of a stopped member, from the programs in its image and its database.
+def _read_data(host: Host, found: RestoreHost) -> RestoreHost:
+    """Add a member's version from its program, and the revision from its database, which may be in use.
 
     A database that cannot be read is worth nothing, and says so by its revision of 0.
     """
-    try:
-        answer = host.run(("sh", "-c", tool.version_script(found.image)), sudo=True, timeout_s=_REVISION_S, check=False)
+    with suppress(HostError):
+        answer = host.run(("sh", "-c", tool.version_script(found.image)), sudo=True, timeout_s=_VERSION_S, check=False)
         version = tool.parse_version(answer.out)
         found = dataclasses.replace(found, version=version, bumps_revision=tool.bumps_revision(version))
-        if with_revision:
-            script = tool.revision_script(found.image, found.data_dir)
-            output = host.run(("sh", "-c", script), sudo=True, timeout_s=_REVISION_S, check=False).out
-            found = dataclasses.replace(found, revision=int(json.loads(output.strip().splitlines()[-1])["revision"]))
-    except (HostError, ValueError, KeyError, IndexError, TypeError):
-        return found
+    if found.has_data:
+        # Not by etcd's own program: it waits for a lock that a running member does not give away.
+        file = HostFile(host, tool.database(found.data_dir), found.data_bytes, timeout_s=_LOOK_S)
+        with suppress(HostError, NotADatabaseError):
+            found = dataclasses.replace(found, revision=read_database(file).revision)
     return found
 
 

@@ -36,6 +36,12 @@ def pods_on_node(
     return [pod_facts(item) for item in api.items("/api/v1/pods", params=params, timeout_s=timeout_s)]
 
 
+def ready_condition(api: KubeApi, node: str, *, timeout_s: float | None = None) -> JsonObject:
+    """Return the condition Ready of a node, empty where there is none; raises KubeError."""
+    status = (api.get_or_none(f"/api/v1/nodes/{node}", timeout_s=timeout_s) or {}).get("status") or {}
+    return next((c for c in status.get("conditions") or () if c.get("type") == "Ready"), {})
+
+
 def pod_facts(obj: JsonObject) -> PodFacts:
     """Return the facts of a Pod object; raises ValueError when a request is not a quantity."""
     metadata, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}

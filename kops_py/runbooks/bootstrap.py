@@ -56,6 +56,8 @@ class BootstrapArguments:
     etcd: EtcdArguments = field(default_factory=EtcdArguments)
     balancers: frozenset[str] = frozenset()
     """Load balancers that are configured although ``limit`` leaves them out."""
+    first: str = ""
+    """The control plane that kubeadm init is to run on; empty: one where it was begun, else the first."""
 
 
 def bootstrap(spec: ClusterSpec, facts: Facts, arguments: BootstrapArguments) -> Decision:
@@ -155,8 +157,9 @@ class _World:
     def first(self) -> HostSpec | None:
         """Return the control plane that kubeadm init runs on: one where it was begun, else the first."""
         candidates = self.to_join(self.spec.control_planes)
+        named = [h for h in candidates if h.name == self.arguments.first]
         begun = [h for h in candidates if INIT_JOB in self.host(h.name).jobs]
-        return next(iter(begun or candidates), None)
+        return next(iter(named or begun or candidates), None)
 
     @property
     def absent(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from kops_py.model.etcd_restore import (
 )
 from kops_py.model.finding import Finding, FindingKind, Severity, few
 from kops_py.model.spec import ClusterSpec, HostSpec
+from kops_py.runbooks import new_machines_findings
 
 QUORUM_SERVES = FindingKind(
     "quorum-serves",
@@ -102,6 +103,7 @@ KINDS = (
     WAL_DIR,
     NO_ETCD,
     LOSES,
+    *new_machines_findings.KINDS,
 )
 IDS = frozenset(kind.id for kind in KINDS)
 _SPACE_FACTOR = 2.2
@@ -113,7 +115,8 @@ def choose_run(
 ) -> RestoreRun:
     """Return the restore to begin, or the unfinished one of the same source to go on with.
 
-    ``kind`` None chooses: a lost member is replaced while quorum is there. Without a snapshot the kind is ``member``.
+    ``kind`` None chooses: a lost member is replaced while quorum is there; where no control plane was ever set up these
+    are new machines. Without a snapshot the kind is ``member``.
     """
     begun = unfinished(facts)
     source = snapshot.digest if snapshot else ""
@@ -135,6 +138,9 @@ def _word(source: str) -> str:
 
 def _kind(spec: ClusterSpec, facts: RestoreFacts) -> RestoreKind:
     planes = [facts.hosts[h.name] for h in member_hosts(spec)]
+    answering = [facts.hosts[h.name] for h in (*member_hosts(spec), *spec.control_planes)]
+    if any(h.reachable for h in answering) and all(h.is_bare for h in answering if h.reachable):
+        return RestoreKind.NEW_MACHINES
     serving = [h for h in planes if h.serves]
     if len(serving) >= quorum(len(planes)):
         # Everything serves: setting it back is the only thing a restore can mean.

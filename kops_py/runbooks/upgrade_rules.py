@@ -104,7 +104,7 @@ CERTIFICATE = FindingKind(
     "certificate-expiry",
     (ERROR, WARNING),
     "A certificate has expired or soon will; an upgrade renews those of the control plane, never authorities.",
-    "kops-py certs renew; an authority has to be replaced by hand.",
+    "kubeadm certs renew all on the control planes, then restart their static pods; an authority is replaced by hand.",
 )
 KINDS = (
     CGROUP_V1,

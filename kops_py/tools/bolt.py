@@ -90,6 +90,38 @@ def read_database(data: Buffer) -> Database:
         raise NotADatabaseError(f"its pages cannot be read ({error})") from error
 
 
+def names_below(data: Buffer, prefix: str) -> tuple[str, ...]:
+    """Return what is behind a prefix in the names of the keys that are there, sorted; raises NotADatabaseError.
+
+    Reads the whole store, page by page: every change is an entry of its own, the later ones after the earlier.
+    """
+    wanted = prefix.encode()
+    found: dict[bytes, bool] = {}
+    try:
+        pages = _Pages(data)
+        bucket = dict(pages.root_items()).get(b"key")
+        for revision, value in pages.items(bucket) if bucket is not None else ():
+            key = _key_of(value)
+            if key.startswith(wanted):
+                found[key] = not revision.endswith(b"t")  # a deletion is marked so behind its revision
+    except (struct.error, IndexError, RecursionError) as error:
+        raise NotADatabaseError(f"its pages cannot be read ({error})") from error
+    return tuple(sorted(key[len(wanted) :].decode("utf-8", "replace") for key, there in found.items() if there))
+
+
+def _key_of(value: bytes) -> bytes:
+    """Return the key of a stored mvccpb.KeyValue: its first field, behind tag 0x0a and a length; empty when not so."""
+    if not value.startswith(b"\x0a"):
+        return b""
+    size, shift, at = 0, 0, 1
+    while at < min(len(value), 6):
+        size |= (value[at] & 0x7F) << shift
+        at, shift, more = at + 1, shift + 7, value[at] & 0x80
+        if not more:
+            return value[at : at + size]
+    return b""
+
+
 def _minor(cluster: dict[bytes, bytes]) -> str:
     value = cluster.get(b"clusterVersion", b"")
     return ".".join(value.decode().split(".")[:2]) if _CLUSTER_VERSION.fullmatch(value) else ""

@@ -13,6 +13,11 @@ def containers_argv(name: str) -> tuple[str, ...]:
     return ("crictl", "ps", "--name", f"^{name}$", "-q")
 
 
+def all_containers_argv(name: str) -> tuple[str, ...]:
+    """Return the command that prints the ids of all containers of this name, of those that have ended as well."""
+    return ("crictl", "ps", "-a", "--name", f"^{name}$", "-q")
+
+
 def running_argv() -> tuple[str, ...]:
     """Return the command that prints the whole ids of all running containers."""
     return ("crictl", "ps", "--quiet", "--no-trunc")

@@ -98,7 +98,7 @@ def keep_received_script(restore: str) -> str:
 
 def send_database_script(data_dir: str) -> str:
     """Return a script that prints the database of a stopped member to standard output."""
-    return f"exec cat -- {shlex.quote(data_dir)}/member/snap/db\n"
+    return f"exec cat -- {shlex.quote(database(data_dir))}\n"
 
 
 def stop_script(restore: str) -> str:
@@ -143,15 +143,9 @@ def stage_script(
     )
 
 
-def revision_script(image: str, data_dir: str) -> str:
-    """Return a script that prints what ``snapshot status`` says of a stopped member's database, as JSON."""
-    folder = shlex.quote(f"{data_dir}/member/snap")
-    return (
-        "set -eu\n"
-        + _programs(image, folder, folder)
-        + "tool=etcdctl\nif program etcdutl version >/dev/null 2>&1; then tool=etcdutl; fi\n"
-        + 'program "$tool" snapshot status -w json "$in/db"\n'
-    )
+def database(data_dir: str) -> str:
+    """Return the path of a member's database."""
+    return f"{data_dir}/member/snap/db"
 
 
 def version_script(image: str) -> str:
@@ -181,9 +175,13 @@ def _programs(image: str, source: str, target: str, *, mounts: bool = True) -> s
 in=/in
 out=/out
 program() {{
-  ctr -n k8s.io tasks kill -s SIGKILL {_CONTAINER} >/dev/null 2>&1 || :
-  ctr -n k8s.io tasks rm -f {_CONTAINER} >/dev/null 2>&1 || :
-  ctr -n k8s.io containers rm {_CONTAINER} >/dev/null 2>&1 || :
+  if ctr -n k8s.io containers info {_CONTAINER} >/dev/null 2>&1 ||
+    ctr -n k8s.io snapshots info {_CONTAINER} >/dev/null 2>&1; then
+    ctr -n k8s.io tasks kill -s SIGKILL {_CONTAINER} >/dev/null 2>&1 || :
+    ctr -n k8s.io tasks rm -f {_CONTAINER} >/dev/null 2>&1 || :
+    ctr -n k8s.io containers rm {_CONTAINER} >/dev/null 2>&1 || :
+    ctr -n k8s.io snapshots rm {_CONTAINER} >/dev/null 2>&1 || :
+  fi
   ctr -n k8s.io run --rm --env ETCDCTL_API=3 \\
 {places if mounts else ""}    {shlex.quote(image)} {_CONTAINER} "$@" </dev/null
 }}

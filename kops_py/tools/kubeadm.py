@@ -149,6 +149,12 @@ def upload_certs_config(spec: ClusterSpec, node: HostSpec, *, certificate_key: s
     return _render(spec, [init, _cluster_document(spec)])
 
 
+def images_config(spec: ClusterSpec, node: HostSpec) -> str:
+    """Render the configuration that ``kubeadm config images list`` tells this cluster's images by; no secret in it."""
+    init = _init_document(spec, node, token=None, token_ttl_s=0.0, certificate_key=None, ignore=())
+    return _render(spec, [init, _cluster_document(spec)])
+
+
 def check_extra(spec: ClusterSpec) -> None:
     """Refuse what the operator's own kubeadm fields may not set; raises ConfigError. Nothing is contacted."""
     kubeadm_merge.check_extra(spec.kubernetes.extra_kubeadm, facts_of(spec.kubernetes.version).kubeadm_api)
@@ -406,6 +412,11 @@ def config_validate_argv(version: Version, config_path: str) -> tuple[str, ...] 
     if not facts_of(version).has_config_validate:
         return None
     return ("kubeadm", "config", "validate", "--config", config_path)
+
+
+def images_argv(config_path: str) -> tuple[str, ...]:
+    """Return the argv that prints the images of a configuration, one a line; contacts nothing."""
+    return ("kubeadm", "config", "images", "list", "--config", config_path)
 
 
 def new_token() -> str:

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.bed import Bed
 
@@ -22,16 +23,24 @@ def make_key(folder: Path) -> tuple[str, Path]:
     return made[0], path
 
 
+def section(bed: Bed) -> tuple[dict[str, Any], Path, Path]:
+    """Return a section ``backup`` for cluster.yaml, the folder that is its store, and the file with the private key."""
+    public, private = make_key(bed.folder.parent)
+    store = bed.folder.parent / "store"
+    stores = [{"name": "local", "directory": {"path": str(store)}}]
+    return {"stores": stores, "encryption": {"recipients": [public]}}, store, private
+
+
+def listed(bed: Bed) -> list[dict[str, Any]]:
+    """Return the backups as ``kops-py etcd list`` tells them."""
+    return [*bed.program.run("etcd", "list", "-o", "json").json()["backups"]]
+
+
 def check_backups(bed: Bed, name: str) -> None:
     """Everything ``kops-py etcd`` does with backups, short; cluster.yaml gets its section backup."""
     program = bed.program
-    public, private = make_key(bed.folder.parent)
-    store = bed.folder.parent / "store"
-    section = {
-        "stores": [{"name": "local", "directory": {"path": str(store)}}],
-        "encryption": {"recipients": [public]},
-    }
-    bed.write_cluster(name, backup=section)
+    backup, store, private = section(bed)
+    bed.write_cluster(name, backup=backup)
     status = program.run("etcd", "status", "-o", "json").json()
     assert [(m["name"], m["host"], m["healthy"], m["alarms"]) for m in status["members"]] == [("n1", "n1", True, [])]
     assert status["members"][0]["quota_bytes"] == 2 * 2**30
@@ -44,7 +53,7 @@ def check_backups(bed: Bed, name: str) -> None:
     assert "snapshot from n1" in planned.stdout, planned.report()
     made = program.run("etcd", "backup", "--yes")
     bed.say(f"backup and proof {made.duration_s:.1f} s")
-    (line,) = program.run("etcd", "list", "-o", "json").json()["backups"]
+    (line,) = listed(bed)
     assert line["state"] == "good", line
     assert line["keys"] > 100
     assert line["kubernetes_version"] == "v1.20.2"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import workload
+from tests.e2e import backups, workload
 from tests.e2e.bed import Bed
 from tests.e2e.program import Finished
 from tests.e2e.snapshots import fetch, take_snapshot
@@ -28,12 +28,26 @@ HOST_ETCDCTL = (
 )
 # Where a restore is killed: what a person would see on its standard error at that moment.
 KILLED_AT = (
+    r"etcd \S+ (serves|runs|is stopped)",
     r"has the snapshot",
-    r"stopping etcd",
+    r"cluster: make the new data directories beside the old ones$",
+    r"stopping (kube-|etcd)",
     r"stop API servers, controllers and etcd .*: done",
+    r"put the new data in its place: done",  # until here the old state could still be put back
     r"is not healthy|does not answer yet",
+    r"prove health and equal contents: done",
     r"API server is not ready",
+    r"n\d: start controller manager and scheduler$",
     r"restarting \d+ containers",
+    r"cluster: wait until the cluster is healthy$",
+)
+# Where a control plane loses its power in a restore, and whether the old state is put back on the others then.
+POWER_LOST_AT = (
+    (r"has the snapshot", "n3", True),
+    (r"stop API servers, controllers and etcd .*: done", "n2", True),
+    (r"put the new data in its place: done", "n3", False),
+    (r"n2: start the API server$", "n2", False),
+    (r"n1: start controller manager and scheduler$", "n1", False),
 )
 
 pytestmark = pytest.mark.timeout(1800)
@@ -47,7 +61,7 @@ def test_single_control_plane_loses_all_disks(bed: Bed, tmp_path: Path) -> None:
     bed.node("n1").exec("systemctl stop kubelet; crictl stop --timeout 5 $(crictl ps --name '^etcd$' -q)")
     _wipe(bed, "n1")
     bed.node("n1").exec("systemctl start kubelet")
-    _restored(bed, nodes, snapshot, kept=())
+    _restored(bed, nodes, "--from", str(snapshot))
 
 
 @pytest.mark.soak
@@ -66,30 +80,54 @@ def test_set_back_and_refusals(bed: Bed, tmp_path: Path) -> None:
     assert "point of no return" in planned.stdout, planned.report()
     assert "restore-loses" in planned.text, planned.report()
     _check_canaries(bed, before=True, after=True)  # nothing was touched so far
-    _restored(bed, nodes, snapshot, "--force", kept=("n1",))
+    _restored(bed, nodes, "--from", str(snapshot), "--force", kept=("n1",))
     again = bed.program.run("etcd", "restore", "--from", str(snapshot), "--force", "-y", exit_code=3)
     assert "restore-repeated" in again.text, again.report()
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_every_disk_then_one_then_two_of_three_lost(bed: Bed, tmp_path: Path) -> None:
-    """One cluster, one loss after the other; at the end every disk again, and the restore killed at several points."""
+def test_every_disk_then_one_then_two_of_three_lost(bed: Bed) -> None:
+    """One cluster, one loss after the other, from a backup in a store; the last restore is killed at every point."""
     nodes = _three(bed)
-    snapshot = _prepared(bed, nodes, tmp_path)
+    backup, key = _prepared_with_backup(bed, nodes)
     _lose_disks(bed, PLANES)
-    _restored(bed, nodes, snapshot, kept=())
+    locked = bed.program.run("etcd", "restore", backup, "-y", exit_code=2)
+    assert "--identity" in locked.text, locked.report()
+    _restored(bed, nodes, backup, "--identity", str(key))
     bed.kubectl("create configmap canary-after --from-literal=word=after")
     _one_lost(bed, nodes)
-    _two_lost(bed, nodes, snapshot)
+    _two_lost(bed, nodes, backup, "--identity", str(key))
     _lose_disks(bed, PLANES)
-    arguments = ("etcd", "restore", "--from", str(snapshot), "--ignore", "restore-repeated")
+    arguments = ("newest", "--identity", str(key), "--ignore", "restore-repeated")
     for point in KILLED_AT:
-        running = bed.program.start(*arguments, "-y")
+        running = bed.program.start("etcd", "restore", *arguments, "-y")
         spent = running.wait_said(point, deadline_s=200)
         running.kill()
         bed.say(f"killed {spent:.1f} s after its start at {point!r}")
-    _restored(bed, nodes, snapshot, "--ignore", "restore-repeated", kept=())
+    _restored(bed, nodes, *arguments)
+    _check_no_snapshot_left(bed)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_power_lost_in_a_restore(bed: Bed, tmp_path: Path) -> None:
+    """A control plane loses its power in a restore, on this side and beyond of the point of no return."""
+    nodes = _three(bed)
+    arguments = ("--from", str(_prepared(bed, nodes, tmp_path)), "--force")
+    for point, name, put_back in POWER_LOST_AT:
+        running = bed.program.start("etcd", "restore", *arguments, "-y")
+        spent = running.wait_said(point, deadline_s=300)
+        bed.node(name).kill()
+        finished = running.wait(deadline_s=900)
+        bed.say(f"{name} lost its power {spent:.1f} s after the start at {point!r}; ended {finished.duration_s:.1f} s")
+        assert finished.exit_code not in (0, 20), finished.report()
+        assert "Traceback" not in finished.stderr, finished.report()
+        assert "the same command" in finished.text, finished.report()
+        if put_back:
+            _check_old_state_serves(bed, on="n1")
+        bed.node(name).start()
+    _restored(bed, nodes, *arguments, kept=PLANES)
 
 
 @pytest.mark.soak
@@ -101,10 +139,7 @@ def test_external_etcd_lost(bed: Bed, tmp_path: Path) -> None:
     bed.write_inventory(control_planes=nodes[:1], workers=nodes[1:], etcd=etcd)
     bed.write_cluster("restored", etcd={"topology": "external"})
     bed.bootstrap(deadline_s=900)
-    workload.load_image(bed, nodes)
-    workload.deploy(bed, nodes)
-    bed.kubectl("create configmap canary-before --from-literal=word=before")
-    bed.kubectl("create secret generic canary --from-literal=word=readable")
+    _write_canaries(bed, nodes)
     bed.node("n3").exec(f"{HOST_ETCDCTL} snapshot save /var/tmp/test.db")
     snapshot = fetch(bed, "/var/tmp/test.db", tmp_path, on="n3")
     bed.kubectl("create configmap canary-after --from-literal=word=after")
@@ -138,10 +173,10 @@ def _one_lost(bed: Bed, nodes: Sequence[str]) -> None:
     _check_serves(bed, nodes)
 
 
-def _two_lost(bed: Bed, nodes: Sequence[str], snapshot: Path) -> None:
+def _two_lost(bed: Bed, nodes: Sequence[str], *backup: str) -> None:
     """The survivor's data is newer than the snapshot: that is said, and with it nothing is lost."""
     _lose_disks(bed, ("n2", "n3"))
-    refused = bed.program.run("etcd", "restore", "--from", str(snapshot), "-y", exit_code=3)
+    refused = bed.program.run("etcd", "restore", *backup, "-y", exit_code=3)
     assert "newer-data-survives" in refused.text, refused.report()
     assert "--from-member n1" in refused.text, refused.report()
     finished = bed.program.run("etcd", "restore", "--from-member", "n1", "-y", deadline_s=600)
@@ -170,13 +205,30 @@ def _three(bed: Bed) -> tuple[str, ...]:
 
 def _prepared(bed: Bed, nodes: Sequence[str], folder: Path) -> Path:
     """Deploy the workload, write keys, take a snapshot, write more keys; returns the snapshot on this machine."""
+    _write_canaries(bed, nodes)
+    place = take_snapshot(bed, folder)
+    bed.kubectl("create configmap canary-after --from-literal=word=after")
+    return place
+
+
+def _prepared_with_backup(bed: Bed, nodes: Sequence[str]) -> tuple[str, Path]:
+    """Do the same with a backup in a store; returns its id and the file with the private key."""
+    _write_canaries(bed, nodes)
+    backup, _, key = backups.section(bed)
+    bed.write_cluster("restored", backup=backup)
+    made = bed.program.run("etcd", "backup", "--yes")
+    (line,) = backups.listed(bed)
+    assert line["state"] == "good", line
+    bed.say(f"backup {line['id']} made and proven in {made.duration_s:.1f} s")
+    bed.kubectl("create configmap canary-after --from-literal=word=after")
+    return str(line["id"]), key
+
+
+def _write_canaries(bed: Bed, nodes: Sequence[str]) -> None:
     workload.load_image(bed, nodes)
     workload.deploy(bed, nodes)
     bed.kubectl("create configmap canary-before --from-literal=word=before")
     bed.kubectl("create secret generic canary --from-literal=word=readable")
-    place = take_snapshot(bed, folder)
-    bed.kubectl("create configmap canary-after --from-literal=word=after")
-    return place
 
 
 def _wipe(bed: Bed, name: str) -> None:
@@ -195,9 +247,9 @@ def _lose_disks(bed: Bed, names: Sequence[str]) -> None:
         bed.node(name).exec("systemctl start kubelet")
 
 
-def _restored(bed: Bed, nodes: Sequence[str], snapshot: Path, *arguments: str, kept: Sequence[str]) -> Finished:
-    """Restore the snapshot to its end and check all that must hold afterwards."""
-    finished = bed.program.run("etcd", "restore", "--from", str(snapshot), *arguments, "-y", deadline_s=900)
+def _restored(bed: Bed, nodes: Sequence[str], *arguments: str, kept: Sequence[str] = ()) -> Finished:
+    """Restore to the end and check all that must hold afterwards."""
+    finished = bed.program.run("etcd", "restore", *arguments, "-y", deadline_s=900)
     bed.say(f"restored {len(nodes)} nodes in {finished.duration_s:.1f} s")
     assert finished.duration_s < GOAL_S
     _check_canaries(bed, before=True, after=False)
@@ -208,6 +260,20 @@ def _restored(bed: Bed, nodes: Sequence[str], snapshot: Path, *arguments: str, k
         assert re.search(r"before-r\d+-[0-9a-f]+-\d{8}T\d{6}Z/member", found.stdout), found
     _check_serves(bed, nodes)
     return finished
+
+
+def _check_old_state_serves(bed: Bed, *, on: str) -> None:
+    """What was put back serves again, with what was written after the snapshot."""
+    started = time.monotonic()
+    while "configmap/canary-after" not in bed.kubectl("get configmaps -o name", on=on, check=False).split():
+        assert time.monotonic() - started < 180, "the old state does not serve again"
+        time.sleep(1)
+    bed.say(f"the old state serves again {time.monotonic() - started:.1f} s after the program's end")
+
+
+def _check_no_snapshot_left(bed: Bed) -> None:
+    left = [p for p in (bed.folder / ".kops-py").rglob("*") if p.suffix == ".db"]
+    assert left == []
 
 
 def _check_canaries(bed: Bed, *, before: bool, after: bool) -> None:
@@ -232,12 +298,14 @@ def _check_serves(bed: Bed, nodes: Sequence[str], etcd: Sequence[str] = ()) -> N
     )
     bed.say(f"a scaled Deployment has its pods {time.monotonic() - started:.1f} s after the restore")
     # A pod bound to each node by hand: only its kubelet can make it run.
-    for name in nodes:
-        bed.kubectl(f'run kubelet-{name} --image={workload.IMAGE} --overrides=\'{{"spec":{{"nodeName":"{name}"}}}}\'')
-    for name in nodes:
-        bed.kubectl(f"wait pod/kubelet-{name} --for=condition=Ready --timeout=9s")
+    pods = {f"kubelet-{name}-{replicas}": name for name in nodes}
+    for pod, name in pods.items():
+        bed.kubectl(f'run {pod} --image={workload.IMAGE} --overrides=\'{{"spec":{{"nodeName":"{name}"}}}}\'')
+    for pod in pods:
+        bed.kubectl(f"wait pod/{pod} --for=condition=Ready --timeout=9s")
     workload.wait_answers(bed, nodes, deadline_s=60)
     bed.say(f"every kubelet runs a new pod {time.monotonic() - started:.1f} s after the restore")
+    bed.kubectl(f"delete pod {' '.join(pods)} --now --wait=false")
     for name in (*nodes, *etcd):
         left = bed.node(name).exec(
             "find /var/lib/kops-py/restore -name '*.db' -o -name '*.yaml'; ls -d /var/lib/etcd/.kops* 2>/dev/null;"

@@ -30,6 +30,8 @@ DOWN = KubeError("the Kubernetes API does not answer", why="connection refused")
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_FIRST_POLL_S", "_POLL_S", "_MANY_POLL_S", "_VOLUMES_POLL_S", "_SLICE_S"):
         monkeypatch.setattr(drain_module, name, 0.01)
+    monkeypatch.setattr(drain_module, "_KUBELET_POLL_S", 0.02)
+    monkeypatch.setattr(drain_module, "_KUBELET_SILENT_S", 0.2)
     for name in ("FIRST_PAUSE_S", "LONGEST_PAUSE_S"):
         monkeypatch.setattr(drain_roster, name, 0.03)
 
@@ -608,3 +610,39 @@ class TestVolumes:
             {"volumesAttached": [{"name": n, "devicePath": ""} for n in names]} if attached else {"volumesInUse": names}
         )
         scene.api.change(f"/api/v1/nodes/{scene.shop.node}", lambda item: item.update(status=status))
+
+
+def _set_ready(scene: Scene, status: str) -> None:
+    def change(node: JsonObject) -> None:
+        node["status"]["conditions"] = [
+            {"type": "Ready", "status": status, "lastTransitionTime": "2026-01-02T03:04:05Z"}
+        ]
+
+    scene.api.change(f"/api/v1/nodes/{scene.shop.node}", change)
+
+
+def test_pods_are_not_waited_for_on_a_node_that_is_gone(scene: Scene) -> None:
+    """A kubelet that nobody hears of ends nothing: the drain says so long before its time is over."""
+    scene.shop.pod("held", finalizers=("example.com/a",))
+    _set_ready(scene, "Unknown")
+    error = scene.fails()
+    assert f"1 pod on {scene.shop.node} cannot end: its kubelet is gone" in str(error)
+    assert "unknown since 2026-01-02T03:04:05Z: shop/held" in error.why
+    assert f"kops-py node remove {scene.shop.node} --lost" in error.hint
+
+
+def test_a_kubelet_that_comes_back_or_says_not_ready_is_waited_for(scene: Scene) -> None:
+    scene.shop.pod("held", finalizers=("example.com/a",))
+    _set_ready(scene, "Unknown")
+    back = threading.Timer(0.1, lambda: _set_ready(scene, "False"))
+    back.start()
+    assert "is not drained after" in str(scene.fails(timeout_s=0.8))
+    back.join()
+
+
+def test_a_budget_is_waited_for_whatever_the_kubelet_does(scene: Scene) -> None:
+    scene.shop.pod("held", finalizers=("example.com/a",))
+    scene.shop.pod("web-0")
+    scene.shop.budget("web", {"matchLabels": {"app": "web"}}, allowed=0)
+    _set_ready(scene, "Unknown")
+    assert "budget shop/web" in scene.fails(timeout_s=0.8).why

@@ -236,6 +236,36 @@ def test_a_failure_after_the_point_of_no_return_puts_nothing_back(tmp_path: Path
     world.assert_restored()
 
 
+def test_a_host_that_is_gone_for_good_after_the_point_of_no_return_is_left_out(tmp_path: Path) -> None:
+    world = World(tmp_path, 3)
+    outcome = world.run(after=lambda step: setattr(world.cluster, "unreachable", "n3" if step == "switch" else ""))
+    assert "run the same command again" in outcome.errors[0].hint
+    world.cluster.unreachable = "n3"
+    without = world.arguments()  # what --ignore restore-host-unreachable makes of it
+    assert without.nodes == ("n1", "n2")
+    again = world.run(without)
+    assert again.ok, again.errors
+    world.cluster.unreachable = ""
+    world.assert_restored(("n1", "n2"))
+
+
+def test_what_the_kubelet_does_not_start_again_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kops_py.actions.etcd_restore._PUT_BACK_S", 0.6)
+    world = World(tmp_path, 2)
+    world.cluster.hosts["n1"].refuses_until_restart = True
+    before = world.arguments()
+    outcome = world.run(before, lambda step: setattr(world.cluster, "unreachable", "n2" if step == "stop" else ""))
+    assert "could not be put back on n1 (n1: the kubelet has not started kube-apiserver, " in outcome.errors[0].hint
+
+
+def test_a_kubelet_that_refuses_what_is_put_back_is_restarted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kops_py.actions.etcd_restore._REVIVE_S", 0.2)
+    world = World(tmp_path, 2)
+    world.cluster.hosts["n1"].refuses_until_restart = True
+    world.run(world.arguments(), lambda step: setattr(world.cluster, "unreachable", "n2" if step == "stop" else ""))
+    assert world.cluster.hosts["n1"].running == set(STATIC_PODS)
+
+
 STEPS = ("upload", "stage", "stop", "switch", "start", "api/n1", "controllers/n2", "addons/n1", "finish")
 
 

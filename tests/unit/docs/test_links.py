@@ -20,6 +20,8 @@ EACH_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.rel
 _LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
 _PLACE = re.compile(r"`((?:tests|docs|bench|playbooks|kops_py|vagrant|templates)/[\w./-]+)`")
 _COMMAND = re.compile(r"(?:^ {4}|`|\$\()(kops-py [^`\n#|]+)", re.MULTILINE)
+_REMEDY = re.compile(r"^\| `\S+` \| (?:error|warning|info).*(?:\| |: |; |, |\()kops-py ([a-z]+)", re.MULTILINE)
+"""A command in a table of findings, which has no quotes around it; only its first word is told from the sentence."""
 
 
 @EACH_PAGE
@@ -60,6 +62,11 @@ def unknown(words: list[str]) -> list[str]:
 def test_commands_and_options_are_known(page: Path) -> None:
     wrong = {" ".join(words): unknown(words) for words in commands(page.read_text())}
     assert {line: what for line, what in wrong.items() if what} == {}
+
+
+@EACH_PAGE
+def test_remedies_of_findings_are_known(page: Path) -> None:
+    assert [word for word in _REMEDY.findall(page.read_text()) if unknown([word])] == []
 
 
 def test_an_unknown_option_would_be_seen() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kops_py.tools.bolt import NotADatabaseError, StoredMember, _fnv64a, has_trailing_hash, read_database
+from kops_py.tools.bolt import NotADatabaseError, StoredMember, _fnv64a, has_trailing_hash, names_below, read_database
 
 PAGE = 4096
 LEAF, BRANCH, META, FREELIST = 0x02, 0x01, 0x04, 0x10
@@ -75,6 +75,52 @@ def test_what_a_database_tells() -> None:
     found = read_database(snapshot())
     assert (found.revision, found.minor) == (1234, "3.5")
     assert found.members == (StoredMember("n1", ("https://10.0.0.1:2380",)),)
+
+
+def stored(key: bytes, value: bytes = b"x" * 300) -> bytes:
+    """Return a key and its value as etcd stores them: fields 1 and 5 of mvccpb.KeyValue."""
+    size = bytes((len(key),)) if len(key) < 128 else bytes((len(key) & 0x7F | 0x80, len(key) >> 7))
+    return b"\x0a" + size + key + b"\x10\x05\x18\x05\x20\x01\x2a\xac\x02" + value
+
+
+def store_of(*entries: tuple[int, bytes, bool]) -> bytes:
+    """Return a database with these changes: revision, key, and whether it is a deletion."""
+    items = {
+        revision_key(r) + (b"t" if gone else b""): stored(k, b"" if gone else b"x" * 300) for r, k, gone in entries
+    }
+    half = sorted(items)[: len(items) // 2]
+    return b"".join(
+        (
+            meta(0, 3, 10),
+            meta(1, 3, 11),
+            struct.pack("<QHHI", 2, FREELIST, 0, 0).ljust(PAGE, b"\0"),
+            leaf(3, {b"key": struct.pack("<QQ", 4, 0)}, flags=BUCKET),
+            branch(4, [(revision_key(1), 5), (revision_key(900), 6)]),
+            leaf(5, {k: v for k, v in items.items() if k in half}),
+            leaf(6, {k: v for k, v in items.items() if k not in half}),
+        )
+    )
+
+
+def test_names_of_the_keys_that_are_there() -> None:
+    nodes = b"/registry/minions/"
+    long = nodes + b"a" * 180
+    data = store_of(
+        (2, nodes + b"gone", False),
+        (3, nodes + b"n2", False),
+        (4, b"/registry/minionsx/other", False),
+        (5, nodes + b"n1", False),
+        (6, nodes + b"gone", True),
+        (7, nodes + b"back", True),
+        (8, long, False),
+        (9, nodes + b"back", False),
+        (10, nodes + b"n1", False),
+    )
+    assert names_below(data, "/registry/minions/") == ("a" * 180, "back", "n1", "n2")
+    assert names_below(data, "/registry/none/") == ()
+    assert names_below(snapshot(), "/registry/minions/") == (), "entries that are no keys of etcd are passed over"
+    with pytest.raises(NotADatabaseError):
+        names_below(data[: 5 * PAGE], "/registry/minions/")
 
 
 def test_the_hash_behind_a_snapshot() -> None:

@@ -124,6 +124,7 @@ def test_commands() -> None:
     assert "--cert=/etc/kubernetes/pki/etcd/healthcheck-client.crt" in status
     assert etcdctl.endpoint_health_argv()[-2:] == ("endpoint", "health")
     assert etcdctl.member_list_argv()[-2:] == ("member", "list")
+    assert etcdctl.member_promote_argv(0xA1)[-4:] == ("--write-out=simple", "member", "promote", "a1")
     health = etcdctl.health_argv(timeout_s=3)
     assert health[health.index("--max-time") + 1] == "3"
     assert health[-1] == "https://127.0.0.1:2379/health"
