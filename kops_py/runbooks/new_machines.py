@@ -99,12 +99,19 @@ def seen_facts(facts: Facts, restore: RestoreFacts, arguments: NewMachinesArgume
     The API of a control plane whose init has not ended shows the old cluster whole, and would be taken for one that is
     built; and Node objects of machines that are not there are about to be deleted.
     """
-    marks = restore.hosts[arguments.first].restores.get(arguments.run.id, frozenset())
+    marks = _marks(restore, arguments.first, arguments.run.id)
     if facts.kube is None or not marks & {Mark.INITIALISED, Mark.FINISHED}:
         return dataclasses.replace(facts, kube=None)
     hosts = facts.hosts
     real = {n: node for n, node in facts.kube.nodes.items() if n in hosts and hosts[n].has_kubelet_conf}
     return dataclasses.replace(facts, kube=dataclasses.replace(facts.kube, nodes=real))
+
+
+def _marks(restore: RestoreFacts, name: str, run: str) -> frozenset[Mark]:
+    """Return the marks of a restore on a host; of a cluster that somebody reset since nothing is believed."""
+    host = restore.hosts[name]
+    found = host.restores.get(run, frozenset())
+    return found - {Mark.INITIALISED, Mark.FORGOTTEN} if host.is_bare else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +136,7 @@ class _World:
 
     def has(self, name: str, *marks: Mark) -> bool:
         """Whether a host carries one of these marks of this restore."""
-        return bool(self.restore.hosts[name].restores.get(self.id, frozenset()) & {*marks, Mark.FINISHED})
+        return bool(_marks(self.restore, name, self.id) & {*marks, Mark.FINISHED})
 
     @property
     def initialised(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kops_py.tools import bridge
+from kops_py.tools import bridge, etcd_restore
 
 _CLEAR = """\
 # The pod network: configurations that no package owns, what the address plugin reserved, our own routes.
@@ -38,6 +38,8 @@ rm -rf /etc/kubernetes/tmp /etc/kubernetes/pki /etc/kubernetes/manifests
 for name in admin super-admin kubelet bootstrap-kubelet controller-manager scheduler; do
   rm -f "/etc/kubernetes/$name.conf"
 done
+# Of a restore that was not brought to its end: a snapshot, and marks of what this host no longer is.
+rm -rf {restore}
 rm -f /etc/kops-py/kubeadm-init.yaml /etc/kops-py/kubeadm-join.yaml /etc/kops-py/upload-certs.yaml
 """
 
@@ -57,7 +59,7 @@ if [ -n "$(crictl pods -q --state Ready 2>/dev/null)" ]; then echo "pods that st
 
 def clear_script() -> str:
     """Return the script that removes what kubeadm reset says it does not: network, packet filter, keys, copies."""
-    return "set -eu\n" + _CLEAR.format(bridge=bridge.clear_script(), ours=OURS)
+    return "set -eu\n" + _CLEAR.format(bridge=bridge.clear_script(), ours=OURS, restore=etcd_restore.ROOT)
 
 
 def left_script() -> str:

@@ -225,7 +225,7 @@ def test_a_budget_that_never_allows(bed: Bed) -> None:
     found = bed.program.run("upgrade", "--to", PATCH, "--plan", exit_code=3)
     assert "default/echo" in found.text, found.report()
     failed = bed.program.run(
-        "upgrade", "--to", PATCH, "-y", "--drain-timeout", "20", "--ignore", "budget-impossible", exit_code=11,
+        "upgrade", "--to", PATCH, "-y", "--drain-timeout", "60", "--ignore", "budget-impossible", exit_code=11,
         deadline_s=400,
     )  # fmt: skip
     assert re.search(r"budget default/echo", failed.stderr), failed.report()

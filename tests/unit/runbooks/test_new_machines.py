@@ -260,9 +260,24 @@ def test_the_api_of_an_init_that_has_not_ended_is_not_believed() -> None:
     world.show_old()
     assert seen_facts(world.cluster.facts(), world.restore_facts(), arguments).kube is None
     world.mark("n1", Mark.INITIALISED)
+    up = frozenset({"kube-apiserver.yaml"})
+    world.cluster.hosts["n1"] = dataclasses.replace(world.cluster.hosts["n1"], manifests=up)
     seen = seen_facts(world.cluster.facts(), world.restore_facts(), arguments).kube
     assert seen is not None
     assert seen.nodes == {}, "none of these machines is here"
+
+
+def test_marks_of_a_cluster_that_was_reset_since_are_not_believed() -> None:
+    world = World(make_spec(1, 1))
+    arguments = world.arguments()
+    for step in world.plan().steps:
+        if step.id == "join/n2":
+            break
+        world.perform(step)
+    assert "forget" not in ids(world.plan(arguments))
+    again = World(world.spec, marks=world.marks, words=world.words)  # kubeadm reset by hand: the marks stay
+    left = ids(again.plan(arguments))
+    assert left.index("init/n1") < left.index("forget") < left.index("join/n2")
 
 
 @pytest.mark.parametrize(
