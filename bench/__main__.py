@@ -67,6 +67,7 @@ BENCHES = (
     Bench("plan_scale", "What blocks a drain, for growing clusters", 1800, plots=True),
     Bench("bootstrap", "Bootstrap of a cluster", 5400),
     Bench("upgrade", "Upgrade of a cluster", 3600),
+    Bench("etcd_backup", "A backup of etcd", 1800),
     Bench("drain", "A node with 100 pods drained", 1200),
 )
 

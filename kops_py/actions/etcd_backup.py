@@ -55,6 +55,7 @@ class Work:
     scratch: Path
     """Folder (0700) for scratch etcds and programs of etcd."""
     cancel: Cancel
+    signing_key: str | None = None
     tell: Callable[[str], None] = lambda _: None
 
 
@@ -91,7 +92,13 @@ def take(
     if access is None:
         raise EtcdError("no host reaches this member", where=member.name, hint="kops-py etcd status says why")
     new = NewBackup(
-        work.catalogues, work.spec, recipients=work.recipients, me=work.me, clock=work.clock, cancel=work.cancel
+        work.catalogues,
+        work.spec,
+        recipients=work.recipients,
+        me=work.me,
+        clock=work.clock,
+        signing_key=work.signing_key,
+        cancel=work.cancel,
     )
     step = "begin"
     plain = _unnamed_file(work.scratch) if keep_plain else None

@@ -68,7 +68,7 @@ def _decide(opened: Session, given: BackupSettings) -> Decided:
 
     spec, backup = opened.spec, backup_spec(opened.spec)
     opened.emit(Note(message=looking_at(spec)))
-    work = make_work(opened, given.identity)
+    work = make_work(opened, given.identity, makes_one=True)
     can_read = bool(work.identities) or not work.recipients
     arguments = BackupArguments(given.verify or backup.verify, given.verify_on, given.prune, can_read)
     decision = plan_backup(spec, backup, observe(opened), arguments)
@@ -138,7 +138,7 @@ def verify_backup(
     from kops_py.actions.etcd_backup import prove_restore
     from kops_py.actions.etcd_perform import proof_hosts
     from kops_py.backup.catalogue import find
-    from kops_py.backup.proving import prove_checksum
+    from kops_py.backup.proving import provable, prove_checksum
 
     spec = load_spec(settings)
     begun = time.monotonic()
@@ -147,13 +147,11 @@ def verify_backup(
         work.tell = lambda message: emit(Note(message=message))
         chosen = backup_id or _newest_good(work.catalogues)
         entries = find(work.catalogues, chosen)
-        manifest = next((e.manifest for e in entries if e.manifest is not None), None)
-        if manifest is None:
-            why = entries[0].why if entries else "no store has it"
-            raise BackupError(
-                f"backup {chosen} cannot be proven", why=why, hint="kops-py etcd list shows what there is"
-            )
-        own = [c for c in work.catalogues if any(e.store == c.store.name and e.manifest for e in entries)]
+        manifest, stores = provable(chosen, entries)
+        for entry in entries:
+            if entry.store not in stores:
+                emit(Note(message=f"left out: backup {chosen} in {entry.store} is {entry.state}: {entry.why}"))
+        own = [c for c in work.catalogues if c.store.name in stores]
         contents = None
         if checksum_only:
             for catalogue in own:
@@ -220,13 +218,14 @@ def catalogues(spec: ClusterSpec) -> list[Catalogue]:
             me=who,
             clock=_now,
             is_alive=is_alive,
+            trusted=backup.signing.trusted,
         )
         for store in backup.stores
     ]
 
 
-def make_work(opened: Session, identity: Path | None) -> Work:
-    """Return what a backup works with; raises ConfigError, StoreError."""
+def make_work(opened: Session, identity: Path | None, *, makes_one: bool = False) -> Work:
+    """Return what a backup works with, with the key to sign it when one is made; raises ConfigError, StoreError."""
     from kops_py.actions.etcd_backup import Work
     from kops_py.backup.new import me
 
@@ -242,7 +241,27 @@ def make_work(opened: Session, identity: Path | None) -> Work:
         clock=_now,
         scratch=opened.settings.run_dir.absolute() / "scratch",
         cancel=opened.cancel,
+        signing_key=_signing_key(backup) if makes_one else None,
     )
+
+
+def _signing_key(backup: BackupSpec) -> str | None:
+    """Return the private key that signs backups, None when none is wanted; raises ConfigError."""
+    from kops_py.backup.signing import check_trusted
+    from kops_py.config.secrets import resolve
+
+    signing = backup.signing
+    if not signing.trusted:
+        return None
+    if signing.private_key is None:
+        raise ConfigError(
+            "there is no key to sign the backup with, and none is good here without a signature",
+            where="backup.signing.privateKey",
+            hint="name it in cluster.yaml on the machine that makes backups, or make them where it is",
+        )
+    key = resolve(signing.private_key, lines=True)
+    check_trusted(key, signing.trusted)
+    return key
 
 
 def make_performer(opened: Session, work: Work) -> BackupPerformer:
@@ -295,10 +314,16 @@ def _no_identity() -> ConfigError:
 
 
 def _newest_good(own: Sequence[Catalogue]) -> str:
-    entries = [e for c in own for e in c.entries() if e.is_good]
-    if not entries:
-        raise BackupError("there is no good backup", hint="kops-py etcd backup")
-    return max(e.id for e in entries)
+    found: list[str] = []
+    failed: list[StoreError] = []
+    for catalogue in own:
+        try:
+            found += [e.id for e in catalogue.entries() if e.is_good]
+        except StoreError as error:  # the other stores may have it
+            failed.append(error)
+    if not found:
+        raise failed[0] if failed else BackupError("there is no good backup", hint="kops-py etcd backup")
+    return max(found)
 
 
 def _facts_or_none(opened: Session) -> EtcdFacts:

@@ -193,10 +193,10 @@ def _candidates(own: list[Catalogue], backup_id: str) -> Iterator[tuple[Catalogu
     refused: KopsError | None = None
     good = False
     for catalogue in own:
-        entries = [e for e in catalogue.entries() if e.id == backup_id or (backup_id == NEWEST and e.is_good)]
-        if not entries:
-            continue
-        try:
+        try:  # a store that does not answer is no reason not to read the next
+            entries = [e for e in catalogue.entries() if e.id == backup_id or (backup_id == NEWEST and e.is_good)]
+            if not entries:
+                continue
             manifest = restorable(max(entries, key=lambda e: e.id))
         except BackupError as error:
             refused = error

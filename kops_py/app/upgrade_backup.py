@@ -56,7 +56,7 @@ def make_back_up(opened: Session) -> Callable[[StepContext, float], None]:
             if check_spec(opened.spec, max_age_s=max_age_s).result is CheckResult.OK:
                 ctx.progress("there is a fresh one")
                 return
-            work = make_work(opened, None)
+            work = make_work(opened, None, makes_one=True)
             arguments = BackupArguments(Verify.RESTORE, can_read=bool(work.identities) or not work.recipients)
             decision = plan_backup(opened.spec, backup_spec(opened.spec), observe(opened), arguments)
             performer = make_performer(opened, work)

@@ -7,7 +7,7 @@ only when its manifest, every part in its full size, and a passed restore proof 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +27,7 @@ from kops_py.backup.manifest import (
     ProofKind,
     check_manifest,
 )
+from kops_py.backup.signing import signer
 from kops_py.backup.store import Store, StoredObject
 from kops_py.model.errors import BackupError, DamagedError, ObjectExistsError, ObjectMissingError, StoreError
 
@@ -49,6 +50,8 @@ class State(StrEnum):
     """Whole, and restored once."""
     DAMAGED = "damaged"
     """Something is missing, changed, or was found wrong when it was to be proven."""
+    UNSIGNED = "unsigned"
+    """Whole, but not signed by a key that is trusted here; nobody knows whose it is."""
     DELETING = "deleting"
     """Its deletion was begun."""
 
@@ -88,7 +91,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """What lies in one backup's folder, read; ``problems`` are documents that cannot be believed."""
+    """What lies in one backup's folder, read; ``problems`` are documents that cannot be believed.
+
+    ``unsigned`` says why the manifest's signature is not one that is trusted; empty when it is, or none is wanted.
+    """
 
     sizes: dict[str, int]
     begun: Begun | None
@@ -97,6 +103,7 @@ class Documents:
     failure: Failure | None
     keep: KeepMark | None
     problems: tuple[str, ...]
+    unsigned: str = ""
 
 
 IsAlive = Callable[[Begun], bool | None]
@@ -116,6 +123,8 @@ def judge(found: Documents, *, now: datetime, is_alive: IsAlive) -> tuple[State,
         if size != part.stored_size_bytes:
             there = "missing" if size is None else f"{size} bytes long"
             return State.DAMAGED, f"{part.file} is {there}, it had {part.stored_size_bytes} bytes"
+    if found.unsigned:
+        return State.UNSIGNED, found.unsigned
     return _proven(found.manifest, found.proofs)
 
 
@@ -157,16 +166,27 @@ def _covers(proof: Proof, hashes: dict[str, str], manifest: Manifest) -> bool:
 
 
 class Catalogue:
-    """The backups of one cluster in one store; ``me`` is who changes something, ``clock`` tells the time (UTC)."""
+    """The backups of one cluster in one store; ``me`` is who changes something, ``clock`` tells the time (UTC).
+
+    ``trusted`` are the public keys of who may make backups; none: a backup needs no signature.
+    """
 
     def __init__(
-        self, store: Store, cluster: str, *, me: Maker, clock: Callable[[], datetime], is_alive: IsAlive
+        self,
+        store: Store,
+        cluster: str,
+        *,
+        me: Maker,
+        clock: Callable[[], datetime],
+        is_alive: IsAlive,
+        trusted: Sequence[str] = (),
     ) -> None:
         self.store = store
         self.cluster = cluster
         self._me = me
         self._clock = clock
         self._is_alive = is_alive
+        self._trusted = tuple(trusted)
 
     def entries(self) -> tuple[Entry, ...]:
         """Return all backups, the newest first; raises StoreError."""
@@ -202,10 +222,22 @@ class Catalogue:
         """Write the first document of a new backup; raises ObjectExistsError when the id is taken."""
         self._write(begun.id, layout.BEGUN, begun)
 
-    def store_manifest(self, manifest: Manifest) -> None:
-        """Write the manifest of a backup whose parts are all stored."""
+    def store_manifest(self, manifest: Manifest, signature: bytes | None = None) -> None:
+        """Write the manifest of a backup whose parts are all stored; its signature comes first."""
         check_manifest(manifest, backup_id=manifest.id, cluster=self.cluster, where=self.store.where)
+        if signature is not None:
+            self.store.put_document(self.path(manifest.id, layout.SIGNATURE), signature)
         self._write(manifest.id, layout.MANIFEST, manifest)
+
+    def check_manifest(self, manifest: Manifest) -> None:
+        """Raise DamagedError unless the store has this manifest, word by word."""
+        path = self.path(manifest.id, layout.MANIFEST)
+        try:
+            same = self.store.get_document(path) == seal(manifest)
+        except ObjectMissingError:
+            same = False
+        if not same:
+            raise DamagedError("the manifest is not the one that was written", where=f"{self.store.where}: {path}")
 
     def fail(self, failure: Failure) -> None:
         """Write where a backup stopped; the first such document counts."""
@@ -302,16 +334,37 @@ class Catalogue:
                 return None
             return document
 
-        proofs = [read(name, Proof) for name in sorted(sizes) if layout.is_proof(name)]
+        proofs = tuple(p for n in sorted(sizes) if layout.is_proof(n) and (p := read(n, Proof)) is not None)
+        manifest, unsigned = read(layout.MANIFEST, Manifest), ""
+        if manifest is not None:
+            try:
+                # Neither is ever written anew: one of the two is not what kops-py wrote.
+                if any(p.manifest != manifest.digest for p in proofs):
+                    raise DamagedError("a proof is there of another manifest")
+                unsigned = self._why_unsigned(manifest, sizes)
+            except DamagedError as error:
+                problems.append(f"{layout.MANIFEST}: {error.what}" + (f" ({error.why})" if error.why else ""))
+                manifest = None
         return Documents(
             sizes=sizes,
             begun=read(layout.BEGUN, Begun),
-            manifest=read(layout.MANIFEST, Manifest),
-            proofs=tuple(p for p in proofs if p is not None),
+            manifest=manifest,
+            proofs=proofs,
             failure=read(layout.FAILED, Failure),
             keep=read(layout.KEEP, KeepMark),
             problems=tuple(problems),
+            unsigned=unsigned,
         )
+
+    def _why_unsigned(self, manifest: Manifest, sizes: dict[str, int]) -> str:
+        """Return why a manifest's signature is not one that is trusted; raises DamagedError when it is false."""
+        if not self._trusted:
+            return ""
+        if layout.SIGNATURE not in sizes:
+            return "it is not signed, and backup.signing wants it"
+        path = self.path(manifest.id, layout.SIGNATURE)
+        key = signer(seal(manifest), self.store.get_document(path), where=f"{self.store.where}: {path}")
+        return "" if key in self._trusted else f"it is signed by {key}, which backup.signing does not trust"
 
 
 def _deletion_order(name: str) -> tuple[int, str]:

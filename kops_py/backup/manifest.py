@@ -5,6 +5,7 @@ In a store a backup is the folder ``<cluster>/<id>/`` with
     begun.json                  written first: who makes it, where, since when
     snapshot.db.zst.age         the parts: etcd's snapshot,
     bundle-<host>.tar.zst.age   and what is not in etcd, per control plane
+    manifest.json.sig           before the manifest, where there is a key to sign with: by whom it is (signing.py)
     manifest.json               written when all parts are stored: what they are, with their hashes
     proof-<kind>-<random>.json  what was proven of exactly this manifest, by whom and when; several may be there
     failed.json                 the step it stopped at
@@ -23,6 +24,7 @@ from kops_py.backup.documents import FORMAT, digest_of, is_digest, is_id
 from kops_py.model.errors import DamagedError
 
 BEGUN, MANIFEST, FAILED, KEEP = "begun.json", "manifest.json", "failed.json", "keep.json"
+SIGNATURE = "manifest.json.sig"
 _PART = re.compile(r"snapshot\.db\.zst(\.age)?|bundle-[a-z0-9]([a-z0-9.-]{0,80}[a-z0-9])?\.tar\.zst(\.age)?", re.ASCII)
 _DELETION = re.compile(r"deleting-[0-9a-f]{8}\.json", re.ASCII)
 _PROOF = re.compile(r"proof-(checksum|restore)-[0-9a-f]{8}\.json", re.ASCII)
@@ -236,7 +238,7 @@ def is_deletion(name: str) -> bool:
 
 def is_ours(name: str) -> bool:
     """Whether kops-py writes objects of this name into a backup's folder."""
-    return name in (BEGUN, MANIFEST, FAILED, KEEP) or is_part(name) or is_proof(name) or is_deletion(name)
+    return name in (BEGUN, MANIFEST, SIGNATURE, FAILED, KEEP) or is_part(name) or is_proof(name) or is_deletion(name)
 
 
 def check_manifest(manifest: Manifest, *, backup_id: str, cluster: str, where: str) -> None:

@@ -10,9 +10,10 @@ from datetime import datetime
 from pathlib import Path
 
 from kops_py.backup.catalogue import Catalogue
-from kops_py.backup.documents import new_id
+from kops_py.backup.documents import new_id, seal
 from kops_py.backup.fanout import FanOut, all_failed
 from kops_py.backup.manifest import Begun, Failure, Maker, Manifest, Part, PartKind, Source, part_file
+from kops_py.backup.signing import sign
 from kops_py.backup.stream import Label, Write, pack
 from kops_py.connect.base import Cancel
 from kops_py.model.backup import BackupSpec
@@ -38,6 +39,7 @@ class NewBackup:
         recipients: Sequence[str],
         me: Maker,
         clock: Callable[[], datetime],
+        signing_key: str | None = None,
         cancel: Cancel | None = None,
     ) -> None:
         self.failed: dict[str, StoreError] = {}
@@ -48,6 +50,7 @@ class NewBackup:
         self._recipients = tuple(recipients)
         self._me = me
         self._clock = clock
+        self._signing_key = signing_key
         self._cancel = cancel
         self._parts: list[Part] = []
         self._at = clock()
@@ -58,6 +61,8 @@ class NewBackup:
                 where="backup.encryption.recipients",
                 hint="age-keygen -o KEYFILE on another machine, and put the public key it prints into cluster.yaml",
             )
+        if spec.signing.trusted and signing_key is None:
+            raise ValueError("a backup that nobody would trust")
 
     @property
     def stores(self) -> tuple[str, ...]:
@@ -147,7 +152,8 @@ class NewBackup:
             recipients=self._recipients,
             parts=tuple(self._parts),
         )
-        self._each("write the manifest", lambda catalogue: catalogue.store_manifest(manifest))
+        signature = None if self._signing_key is None else sign(seal(manifest), self._signing_key)
+        self._each("write the manifest", lambda catalogue: catalogue.store_manifest(manifest, signature))
         return manifest
 
     def fail(self, step: str, error: KopsError) -> None:

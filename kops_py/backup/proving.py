@@ -13,11 +13,29 @@ from kops_py.connect.base import Cancel
 from kops_py.model.errors import BackupError, DamagedError
 
 
+def provable(backup_id: str, entries: Sequence[Entry]) -> tuple[Manifest, tuple[str, ...]]:
+    """Return the manifest to prove and the stores that have it; raises BackupError when there is none to believe."""
+    hint = "kops-py etcd list shows what there is"
+    found = {e.store: e.manifest for e in entries if e.manifest is not None and e.state is not State.UNSIGNED}
+    if not found:
+        why = "; ".join(f"{e.store}: {e.why}" for e in entries) or "no store has it"
+        raise BackupError(f"backup {backup_id} cannot be proven", why=why, hint=hint)
+    if len({m.digest for m in found.values()}) > 1:
+        raise DamagedError(
+            f"the stores have different manifests of backup {backup_id}",
+            where=", ".join(found),
+            why="they were the same when it was made: one was changed",
+            hint="look at who may write there; with backup.signing it is seen which",
+        )
+    return next(iter(found.values())), tuple(found)
+
+
 def check_stored(catalogue: Catalogue, manifest: Manifest, *, cancel: Cancel | None = None) -> dict[str, str]:
-    """Read back the stored bytes of every part and compare their size and hash; returns the hash of each file.
+    """Read back the manifest and the stored bytes of every part and compare them; returns the hash of each file.
 
     Needs no key: what was encrypted here is exactly what a key will decrypt. Raises DamagedError, StoreError.
     """
+    catalogue.check_manifest(manifest)
     found: dict[str, str] = {}
     for part in manifest.parts:
         where = _where(catalogue, manifest, part)

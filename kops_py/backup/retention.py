@@ -87,6 +87,7 @@ def _decide(
 _NOT_GOOD = {
     State.BEGUN: "being made",
     State.STORED: "not proven; it counts for nothing until it is: kops-py etcd verify",
+    State.UNSIGNED: "not signed by a key that is trusted here; for a person to look at",
     State.DAMAGED: "damaged; for a person to look at, and to delete by its id",
 }
 

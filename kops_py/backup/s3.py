@@ -88,6 +88,8 @@ class S3Store:
                 for data in chunks:
                     size += len(data)
                     yield data
+            except GeneratorExit:  # the library gave up; what it raises says why
+                raise
             except BaseException as error:
                 raised.append(error)
                 raise
@@ -282,5 +284,7 @@ def _words(error: Exception) -> str:
         return ": ".join(filter(None, code.groups()))
     if status is not None:
         return f"the server answered {status[1].strip()}"
+    # The address, the time and the number of attempts stand before the cause.
+    text = re.sub(r"Error performing \w+ \S+ in [^\n]*? - ", "", text)
     causes = [part.strip() for part in re.split(r"\n|Debug source", text) if part.strip()]
     return (causes[0] if causes else type(error).__name__)[:300]

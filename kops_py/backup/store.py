@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from kops_py.model.backup import DirectoryStoreSpec, StoreSpec
 from kops_py.model.errors import ConfigError, StoreError
@@ -69,12 +69,35 @@ class Store(Protocol):
         """Remove what killed uploads below a prefix left, begun more than so many seconds ago; returns what it was."""
 
 
+class UnusableStore:
+    """A store that cannot even be asked: every call raises the same StoreError, and other stores go on."""
+
+    def __init__(self, spec: StoreSpec, error: StoreError) -> None:
+        self._spec = spec
+        self._error = error
+
+    @property
+    def name(self) -> str:
+        """Return the name from cluster.yaml."""
+        return self._spec.name
+
+    @property
+    def where(self) -> str:
+        """Return the name and the place, for messages."""
+        return str(self._spec)
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise self._error
+
+    prepare = put = put_document = get_document = chunks = objects = delete = clean = _refuse
+
+
 Resolve = Callable[[SecretRef], str]
 """Reads the secret behind a reference (``config.secrets.resolve``); raises ConfigError."""
 
 
 def open_store(spec: StoreSpec, resolve: Resolve, *, timeout_s: float = 60.0) -> Store:
-    """Return the store of a specification; contacts nothing. Raises StoreError when its credentials cannot be had."""
+    """Return the store of a specification; contacts nothing. One without its credentials fails at its first use."""
     if isinstance(spec, DirectoryStoreSpec):
         from kops_py.backup.directory import DirectoryStore
 
@@ -85,12 +108,9 @@ def open_store(spec: StoreSpec, resolve: Resolve, *, timeout_s: float = 60.0) ->
         secrets = [None if ref is None else resolve(ref) for ref in (spec.access_key, spec.secret_key)]
         token = None if spec.session_token is None else resolve(spec.session_token)
     except ConfigError as error:
-        raise StoreError(
-            "the credentials of the store cannot be had",
-            where=str(spec),
-            why=f"{error.where}: {error.what}",
-            hint=error.hint,
-        ) from None
+        why = f"{error.where}: {error.what}"
+        what = "the credentials of the store cannot be had"
+        return UnusableStore(spec, StoreError(what, where=str(spec), why=why, hint=error.hint))
     access_key, secret_key = secrets
     credentials = None if access_key is None or secret_key is None else Credentials(access_key, secret_key, token)
     return S3Store(spec, credentials, timeout_s=timeout_s)

@@ -14,11 +14,13 @@ from kops_py.model.backup import (
     EncryptionSpec,
     RetentionPolicy,
     S3StoreSpec,
+    SigningSpec,
     StoreSpec,
     Verify,
 )
 from kops_py.model.duration import parse_duration
 from kops_py.model.secret import SecretRef
+from kops_py.model.ssh_key import parse_public_key
 
 if TYPE_CHECKING:
     from kops_py.config.document_backup import Backup, DirectoryStore, S3Store
@@ -51,6 +53,7 @@ class _Converter:
         return BackupSpec(
             stores=tuple(stores),
             encryption=encryption,
+            signing=self._signing(),
             retention=retention,
             verify=Verify(self._given.verify),
             store_timeout_s=float(self._given.store_timeout_seconds),
@@ -122,6 +125,22 @@ class _Converter:
         except ValueError as error:
             self._add(("backup", "retention", "minimumAge"), "minimumAge is not a length of time", why=str(error))
         return RetentionPolicy(given.keep_last, given.hourly, given.daily, given.weekly, given.monthly, seconds)
+
+    def _signing(self) -> SigningSpec:
+        given = self._given.signing
+        if given is None:
+            return SigningSpec()
+        trusted = []
+        for number, text in enumerate(given.trusted):
+            try:
+                trusted.append(parse_public_key(text))
+            except ValueError as error:
+                # The text is never shown: it may be a private key that somebody put here by mistake.
+                hint = "ssh-keygen -t ed25519 -N '' -f KEYFILE writes the public key to KEYFILE.pub"
+                path = ("backup", "signing", "trusted", number)
+                self._add(path, "this is not a public key of SSH that can sign", why=str(error), hint=hint)
+        key = self._secret(given.private_key, ("backup", "signing", "privateKey"))
+        return SigningSpec(tuple(dict.fromkeys(trusted)), key)
 
     def _recipients(self) -> tuple[str, ...]:
         given, keys = self._given.encryption, []

@@ -104,6 +104,23 @@ class Encryption(Model):
     )
 
 
+class Signing(Model):
+    """Who may make backups. Without it, whoever may write to a store can put a backup of their own there."""
+
+    trusted: list[Text] = Field(
+        min_length=1,
+        max_length=16,
+        description="Public keys of SSH (ssh-ed25519). Only what one of them signed is good and is restored.",
+        examples=["[ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPkyQsZ1OZpBGkAWuWIUn2qWlPa7DUHMVRFKyGbIY9S]"],
+    )
+    private_key: Text | None = Field(
+        None,
+        description="Reference to the private key (ssh-keygen -t ed25519 -N ''), only on a machine that makes backups.",
+        examples=["file:/etc/kops-py/sign.key"],
+        pattern=_REFERENCE,
+    )
+
+
 class Retention(Model):
     """Which good backups are kept. The newest good one always is, and nothing that is not good counts."""
 
@@ -130,6 +147,11 @@ class Backup(Model):
         examples=["[{name: local, directory: {path: /srv/backup}}]"],
     )
     encryption: Encryption = Field(default_factory=lambda: Encryption.model_validate({}))
+    signing: Signing | None = Field(
+        None,
+        description="Signatures of backups.",
+        examples=["{trusted: [ssh-ed25519 AAAA...], privateKey: 'file:/etc/kops-py/sign.key'}"],
+    )
     retention: Retention = Field(default_factory=lambda: Retention.model_validate({}))
     verify: Literal["none", "checksum", "restore"] = Field(
         "restore",

@@ -21,7 +21,9 @@ _WANTED = {
     "dict_type": "a map",
     "model_type": "a map",
 }
-_SECRET_KEYS = frozenset({"becomePassword", "accessKey", "secretKey", "sessionToken", "identity", "webhook"})
+_SECRET_KEYS = frozenset(
+    {"becomePassword", "accessKey", "secretKey", "sessionToken", "identity", "privateKey", "webhook"}
+)
 
 
 def explain(error: dict[str, Any], root: Node, problems: Problems) -> None:
@@ -32,8 +34,8 @@ def explain(error: dict[str, Any], root: Node, problems: Problems) -> None:
     if _SECRET_KEYS.intersection(path):
         hint = "allowed here: env:NAME, file:PATH, cmd:COMMAND"
         problems.add(root.place_of(path), f"{key} takes a reference to a secret only", hint=hint)
-    elif "recipients" in path:  # somebody may have put the private key there
-        problems.add(root.place_of(path), "recipients is a list of public keys", hint=_example(path))
+    elif key in ("recipients", "trusted"):  # somebody may have put the private key there
+        problems.add(root.place_of(path), f"{key} is a list of public keys", hint=_example(path))
     elif kind == "extra_forbidden":
         hint = did_you_mean(key, _allowed_keys(path[:-1]))
         problems.add(root.place_of(path, key=True), f"unknown key {show(key)}", hint=hint)

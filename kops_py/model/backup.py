@@ -69,6 +69,17 @@ class EncryptionSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SigningSpec:
+    """Who may have made a backup: Ed25519 public keys (``ssh-ed25519 ...``); none: whoever may write to a store.
+
+    ``private_key`` signs what is made here; only where backups are made.
+    """
+
+    trusted: tuple[str, ...] = ()
+    private_key: SecretRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RetentionPolicy:
     """Which good backups are kept: the newest ``keep_last``, and the newest of each of the last so many periods.
 
@@ -92,6 +103,7 @@ class BackupSpec:
 
     stores: tuple[StoreSpec, ...]
     encryption: EncryptionSpec = EncryptionSpec()
+    signing: SigningSpec = SigningSpec()
     retention: RetentionPolicy = RetentionPolicy()
     verify: Verify = Verify.RESTORE
     store_timeout_s: float = 60.0

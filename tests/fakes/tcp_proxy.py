@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 
@@ -20,6 +21,8 @@ class TcpProxy:
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self.connections = 0
+        self.to_server_bytes = 0
+        self._trip: tuple[int, Callable[[], None]] | None = None
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -31,6 +34,10 @@ class TcpProxy:
     def flow(self) -> None:
         """Pass on again."""
         self._flowing.set()
+
+    def after(self, size_bytes: int, action: Callable[[], None]) -> None:
+        """Do this once, when so many bytes have gone to the server."""
+        self._trip = (size_bytes, action)
 
     def cut(self) -> None:
         """Break all connections; new ones are taken."""
@@ -70,12 +77,22 @@ class TcpProxy:
             with self._lock:
                 self._pairs.append((near, far))
                 self.connections += 1
-            for pair in ((near, far), (far, near)):
-                threading.Thread(target=self._pass, args=pair, daemon=True).start()
+            threading.Thread(target=self._pass, args=(near, far, self._count), daemon=True).start()
+            threading.Thread(target=self._pass, args=(far, near, lambda _: None), daemon=True).start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+    def _count(self, size_bytes: int) -> None:
+        action = None
+        with self._lock:
+            self.to_server_bytes += size_bytes
+            if self._trip is not None and self.to_server_bytes >= self._trip[0]:
+                action, self._trip = self._trip[1], None
+        if action is not None:
+            action()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, count: Callable[[int], None]) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                count(len(data))
                 self._flowing.wait()
                 if self.delay_s:
                     self._closing.wait(self.delay_s)

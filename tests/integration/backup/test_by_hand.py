@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pyrage
@@ -16,8 +17,9 @@ from kops_py.backup.bundle import LISTING, Repacked, repack
 from kops_py.backup.directory import DirectoryStore
 from kops_py.backup.manifest import PartKind
 from kops_py.backup.new import NewBackup
-from kops_py.model.backup import DirectoryStoreSpec
+from kops_py.model.backup import DirectoryStoreSpec, SigningSpec
 from tests.fakes.stores import ME, SOURCE, Clock, catalogue_of, pieces, snapshot, spec_of
+from tests.unit.backup.test_signing import key_pair
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "backup-stores.md"
 
@@ -36,7 +38,9 @@ def test_the_commands_of_the_page_open_a_backup(tmp_path: Path) -> None:
     identity = pyrage.x25519.Identity.generate()
     key, clock, data = str(identity.to_public()), Clock(), snapshot(5000)
     catalogue = catalogue_of(DirectoryStore(DirectoryStoreSpec("nas", tmp_path / "store")), clock)
-    new = NewBackup([catalogue], spec_of(key, stall_s=20), recipients=[key], me=ME, clock=clock)
+    private, public = key_pair()
+    spec = replace(spec_of(key, stall_s=20), signing=SigningSpec((public,)))
+    new = NewBackup([catalogue], spec, recipients=[key], me=ME, clock=clock, signing_key=private)
     new.begin()
     new.add(PartKind.SNAPSHOT, "cp1", pieces(data, 1 << 16))
     seen = Repacked("cp1")
@@ -45,8 +49,9 @@ def test_the_commands_of_the_page_open_a_backup(tmp_path: Path) -> None:
     folder = tmp_path / "store" / "prod" / new.id
     (folder / "key.txt").write_text(f"# created: today\n{identity}\n")
 
+    (folder / "signers").write_text(f"kops-py {public}\n")
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     outputs = []
     for block in blocks:
         command = ["bash", "-euo", "pipefail", "-c", block]
@@ -59,5 +64,6 @@ def test_the_commands_of_the_page_open_a_backup(tmp_path: Path) -> None:
     assert f"{part['plain_sha256']}  snapshot.db" in outputs[0]
     assert part["plain_sha256"] == hashlib.sha256(data).hexdigest()
     assert len(set(outputs[1].split())) == 1
+    assert outputs[2].startswith('Good "kops-py-backup" signature for kops-py')
     assert (folder / "files/etc/kubernetes/pki/sa.key").read_bytes() == b"a key"
     assert (folder / "files" / LISTING).is_file()

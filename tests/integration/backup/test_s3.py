@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from kops_py.model.backup import S3StoreSpec
 from kops_py.model.errors import DamagedError, ExitCode, ObjectExistsError, ObjectMissingError, StoreError
 from tests.fakes.stores import ME, RESTORED, SOURCE, Clock, catalogue_of, pieces, snapshot, spec_of
 from tests.fakes.tcp_proxy import TcpProxy
+from tests.integration.backup.denying import Denying
 from tests.integration.backup.s3_server import ACCESS_KEY, SECRET_KEY, NoServerError, S3Server, keys_in
 
 ID = "prod/20261125T120000Z-00000000"
@@ -180,41 +180,6 @@ def test_no_bucket_and_no_credentials(server: S3Server, spec: S3StoreSpec, monke
     assert "make the bucket" in caught.value.hint
     for name in [n for n in os.environ if n.startswith("AWS_")]:
         monkeypatch.delenv(name)
-
-
-DENIED = (
-    b"<?xml version='1.0'?><Error><Code>InvalidAccessKeyId</Code><Message>The key does not exist.</Message></Error>"
-)
-
-
-class Denying:
-    """Answers every request with 403, as a server does when a key was withdrawn."""
-
-    def __enter__(self) -> int:
-        import http.server
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                self.send_response(403)
-                self.send_header("Content-Length", str(len(DENIED)))
-                self.end_headers()
-                self.wfile.write(DENIED)
-
-            do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return int(self._server.server_port)
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 def test_credentials_that_were_withdrawn(spec: S3StoreSpec) -> None:

@@ -106,3 +106,11 @@ def operator(folder: Path, host: Sshd, members: Members, **backup: Any) -> tuple
     }  # fmt: skip
     (folder / "cluster.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     return program, private
+
+
+def set_backup(program: Program, **backup: Any) -> None:
+    """Change keys of the section backup."""
+    path = program.folder / "cluster.yaml"
+    document = yaml.safe_load(path.read_text())
+    document["backup"] |= backup
+    path.write_text(yaml.safe_dump(document, sort_keys=False))

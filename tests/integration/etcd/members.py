@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
 from kops_py.model.etcd import EtcdCredentials, EtcdTarget
+from tests.fakes.etcd_load import Loader
 from tests.integration.kube.control_plane import free_port
 from tests.integration.kube.pki import Authority
 
@@ -17,10 +19,12 @@ MISSING = "etcd and etcdctl are not installed (Debian: etcd-server, etcd-client)
 
 
 class Members:
-    """A cluster of etcd; member ``mN`` belongs to host ``nN``."""
+    """A cluster of etcd; member ``mN`` belongs to host ``nN``. ``programs`` is a folder with another etcd's."""
 
-    def __init__(self, folder: Path, count: int = 1, *, quota_bytes: int = 0) -> None:
+    def __init__(self, folder: Path, count: int = 1, *, quota_bytes: int = 0, programs: Path | None = None) -> None:
         self.folder, self._quota = folder, quota_bytes
+        self._etcd = str(programs / "etcd") if programs else ETCD
+        self._etcdctl = str(programs / "etcdctl") if programs else ETCDCTL
         folder.mkdir(parents=True, exist_ok=True)
         authority = Authority("etcd-ca")
         (folder / "ca.crt").write_bytes(authority.certificate)
@@ -49,7 +53,7 @@ class Members:
         self.wait_healthy(*(names or self.names))
 
     def _start(self, name: str) -> None:
-        assert ETCD is not None
+        assert self._etcd is not None
         peer = f"https://127.0.0.1:{self.peers[name]}"
         tls = [
             f"--{who}{flag}={self.folder / file}"
@@ -59,7 +63,7 @@ class Members:
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 [
-                    ETCD, f"--name={name}", f"--data-dir={self.folder / name}", "--unsafe-no-fsync", *tls,
+                    self._etcd, f"--name={name}", f"--data-dir={self.folder / name}", "--unsafe-no-fsync", *tls,
                     "--client-cert-auth", "--peer-client-cert-auth",
                     f"--listen-client-urls={self.endpoint(name)}", f"--advertise-client-urls={self.endpoint(name)}",
                     f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
@@ -81,7 +85,7 @@ class Members:
     ) -> subprocess.CompletedProcess[bytes]:
         own = self.credentials
         argv = [
-            str(ETCDCTL), f"--endpoints={self.endpoint(member)}", f"--cacert={own.ca}", f"--cert={own.cert}",
+            str(self._etcdctl), f"--endpoints={self.endpoint(member)}", f"--cacert={own.ca}", f"--cert={own.cert}",
             f"--key={own.key}", "--command-timeout=5s", "--dial-timeout=1s", *command,
         ]  # fmt: skip
         return subprocess.run(argv, input=stdin, capture_output=True, check=check, timeout=60)
@@ -93,6 +97,14 @@ class Members:
         for number in range(count):
             self.put(f"/registry/fill/{number:05}", (b"%06d" % number) * (size // 6))
 
+    def fill_large(self, count: int) -> None:
+        """Write so many values of a megabyte that does not compress: a snapshot of them is under way for a while."""
+        own = self.credentials
+        loader = Loader(self.endpoint(), own.ca, own.cert, own.key)
+        for number in range(count):
+            loader.put(f"/registry/large/{number:05}", os.urandom(1_000_000))
+        loader.close()
+
     def add_member(self, name: str, peer_url: str, *, deadline_s: float = 20) -> None:
         """Add a member that nobody starts; etcd refuses for five seconds after members found each other."""
         until = time.monotonic() + deadline_s
@@ -100,9 +112,8 @@ class Members:
             assert time.monotonic() < until, done.stderr.decode()
             time.sleep(0.2)
 
-    def cluster_keys(self) -> None:
+    def cluster_keys(self, uid: str = "3f9a2c1d-0d0a-4f7b-9c55-1c8a4b0f6f0e") -> None:
         """What every kubeadm cluster holds."""
-        uid = "3f9a2c1d-0d0a-4f7b-9c55-1c8a4b0f6f0e"
         self.put("/registry/namespaces/kube-system", b"k8s\0\n\x0f\n\x02v1\x12\tNamespace\x12" + uid.encode())
         self.put("/registry/namespaces/default", b"k8s\0")
         self.put("/registry/configmaps/kube-system/kubeadm-config", b"k8s\0ClusterConfiguration")

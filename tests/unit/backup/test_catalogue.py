@@ -170,7 +170,9 @@ def test_a_manifest_that_was_edited_or_is_another_ones(catalogue: Catalogue, sto
     # With a digest of its own the edit is not the manifest that was proven.
     edited = replace(one, source=replace(SOURCE, etcd_version="3.5.25"))
     store.content[path] = seal(edited)
-    assert only(catalogue).state is State.STORED
+    assert only(catalogue).state is State.DAMAGED
+    assert "a proof is there of another manifest" in only(catalogue).why
+    assert only(catalogue).manifest is None, "nobody proves or restores it by that manifest"
     # That of another backup, or of another cluster.
     for other in (replace(one, id="20261125T120000Z-ffffffff"), replace(one, cluster="stage")):
         store.content[path] = seal(other)
@@ -214,7 +216,6 @@ def test_a_proof_of_another_manifest_or_other_bytes_proves_nothing(
     other = replace(one, stored_at=clock())
     right = {p.file: p.stored_sha256 for p in one.parts}
     for manifest, stored in (
-        (other, right),
         (one, {}),
         (one, {one.snapshot.file: "0" * 64}),
         (one, {**right, "x": ""}),
@@ -224,6 +225,8 @@ def test_a_proof_of_another_manifest_or_other_bytes_proves_nothing(
         assert only(catalogue).state is State.STORED
     with pytest.raises(ValueError, match="says what the scratch etcd answered"):
         proof_of(one, ProofKind.RESTORE, right, me=ME, at=clock())
+    catalogue.add_proof(proof_of(other, ProofKind.RESTORE, right, me=ME, at=clock(), restored=RESTORED))
+    assert only(catalogue).state is State.DAMAGED
 
 
 def test_a_proof_that_failed_takes_good_away_until_a_newer_one_passes(

@@ -302,9 +302,14 @@ def test_credentials_that_are_gone_are_the_stores_failure() -> None:
     def resolve(reference: SecretRef) -> str:
         raise ConfigError("environment variable GONE is not set", where=str(reference), hint="export GONE")
 
-    with pytest.raises(StoreError, match="credentials of the store cannot be had") as caught:
-        open_store(spec, resolve)
-    assert "env:GONE" in caught.value.why
+    store = open_store(spec, resolve)  # opening asks nobody: other stores go on
+    assert (store.name, store.where) == ("s3", "s3 (s3://bucket)")
+    for use in (store.prepare, lambda: store.objects("prod"), lambda: store.put_document("prod/x", b""),
+                lambda: store.clean("prod", older_than_s=1)):  # fmt: skip
+        with pytest.raises(StoreError, match="credentials of the store cannot be had") as caught:
+            use()
+        assert "env:GONE" in caught.value.why
+        assert caught.value.hint == "export GONE"
 
 
 # --- the bundle ---
