@@ -119,7 +119,9 @@ class BackupHost:
     def argv(self, *arguments: str, user: str = "root", environment: bool = False) -> list[str]:
         """Return the command that runs kops-py there as a person would, in the folder with the files."""
         given = [f"{k}={v}" for k, v in self.secrets.items()] if environment else []
-        login = ["runuser", "-u", user, "--", "env", f"HOME={'/root' if user == 'root' else '/home/kops'}", *given]
+        # not runuser: it stops with the process it waits for, and does not go on with it
+        login = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "env", *given]
+        login.append(f"HOME={'/root' if user == 'root' else '/home/kops'}")
         script = f"cd {self.folder} 2>/dev/null; exec {shlex.join([*login, self.program, *arguments])}"
         return ["sh", "-c", script]
 
