@@ -131,7 +131,10 @@ def _etcd_image(deps: Deps, host: Host, ctx: StepContext) -> str:
     config = kubeadm_tool.images_config(deps.spec, deps.spec.host(host.name))
     host.write_file(_CONFIG_PATH, config.encode())
     argv = kubeadm_tool.images_argv(_CONFIG_PATH)
-    listed = host.run(argv, sudo=True, timeout_s=min(_ASK_S, ctx.remaining_s()), cancel=deps.cancel)
+    try:
+        listed = host.run(argv, sudo=True, timeout_s=min(_ASK_S, ctx.remaining_s()), cancel=deps.cancel)
+    finally:
+        host.run(("rm", "-f", _CONFIG_PATH), sudo=True, check=False)
     try:
         image = files_tool.etcd_image(listed.out)
     except ValueError as error:
@@ -139,7 +142,6 @@ def _etcd_image(deps: Deps, host: Host, ctx: StepContext) -> str:
             str(error), where=host.name, why=listed.out[:300], hint="kubeadm config images list"
         ) from error
     host.run(files_tool.pull_script(image), sudo=True, timeout_s=ctx.remaining_s(), cancel=deps.cancel)
-    host.run(("rm", "-f", _CONFIG_PATH), sudo=True)
     return image
 
 

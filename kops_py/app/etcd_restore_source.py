@@ -66,15 +66,19 @@ def read_snapshot(path: Path) -> SnapshotFacts:
         ) from error
 
 
-def node_names(path: Path) -> tuple[str, ...]:
-    """Return the names of the Node objects in a snapshot; raises OSError, BackupError."""
+def object_names(path: Path, kinds: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the names of the cluster-wide objects of these kinds in a snapshot; raises OSError, BackupError.
+
+    A kind is named as the API server stores it: ``minions`` for nodes.
+    """
     from kops_py.tools.bolt import NotADatabaseError, names_below
 
     try:
         with path.open("rb") as file:
-            return names_below(_FileBytes(file), "/registry/minions/")
+            found = names_below(_FileBytes(file), [f"/registry/{kind}/" for kind in kinds])
     except NotADatabaseError as error:
         raise BackupError("the snapshot cannot be read", where=str(path), why=str(error)) from error
+    return {kind: found[f"/registry/{kind}/"] for kind in kinds}
 
 
 def holds_any(path: Path, words: Sequence[bytes]) -> bool:

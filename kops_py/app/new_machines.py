@@ -7,10 +7,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, BinaryIO
 
-from kops_py.app.etcd_restore_source import Fetched, holds_any, node_names
+from kops_py.app.etcd_restore_source import Fetched, holds_any, object_names
 from kops_py.app.run import Decided, RunPlace
 from kops_py.app.session import Session, check_hosts
-from kops_py.model.errors import BackupError, ConfigError, KubeError
+from kops_py.model.errors import BackupError, ConfigError, HostError, KubeError
 from kops_py.model.etcd_restore import Mark, RestoreFacts, RestoreRun, SnapshotFacts
 from kops_py.model.event import Note
 from kops_py.model.facts import Facts
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from kops_py.runbooks.new_machines import NewMachinesArguments
 
 _CA = "/etc/kubernetes/pki/ca.crt"
+_NODES, _WEBHOOKS = "minions", ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
 _ANSWER_S = 5.0
 _JOINING = ("prepare/", "init/", "join/", "load-balancer/")
 _OURS = frozenset({"leftovers", "cni-leftovers"})
@@ -51,6 +52,9 @@ def decide_new_machines(
             why="no control plane has manifests; the cluster's keys are in no snapshot",
             hint="name a backup by its ID (kops-py etcd list): it holds the keys too",
         )
+    planes = [restore.hosts[h.name] for h in spec.control_planes]
+    if not any(plane.reachable for plane in planes):
+        raise planes[0].problem or HostError("it cannot be reached", where=planes[0].name)
     host, digest, files = fetched.read_files(opened.cancel)
     arguments = _arguments(opened, restore, run, snapshot, fetched, (host, digest, files))
     facts = opened.observe()
@@ -124,12 +128,14 @@ def _old_cluster(fetched: Fetched, host: str, digest: str, files: Mapping[str, b
             why=f"missing: {', '.join(found.missing)} (an external authority keeps its key elsewhere)",
             hint="choose another backup; or bring these files and restore by hand: docs/etcd-restore.md",
         )
+    names = object_names(fetched.file, (_NODES, *_WEBHOOKS))
     return OldCluster(
         host=host,
         digest=digest,
         pki=found.pki,
         files=found.files,
-        nodes=node_names(fetched.file),
+        nodes=names[_NODES],
+        webhooks=tuple(name for kind in _WEBHOOKS for name in names[kind]),
         endpoint=found.endpoint,
         kubernetes_version=fetched.manifest.source.kubernetes_version,
         service_subnets=found.service_subnets,

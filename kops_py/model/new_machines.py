@@ -26,6 +26,8 @@ class OldCluster:
     """What goes to every control plane: files that flags of the static pods name."""
     nodes: tuple[str, ...] = ()
     """Names of the Node objects in the snapshot."""
+    webhooks: tuple[str, ...] = ()
+    """Names of its admission webhook configurations."""
     endpoint: str = ""
     """``host:port`` of its API."""
     kubernetes_version: str = ""

@@ -42,6 +42,7 @@ from kops_py.runbooks.new_machines_findings import (
     OLD_CLUSTER_ANSWERS,
     OTHER_KUBERNETES,
     OTHER_NETWORKS,
+    WEBHOOKS,
 )
 
 _SLOWEST_BYTES_PER_S = 20_000_000
@@ -253,6 +254,7 @@ def new_machines_findings(
     """Return what speaks against beginning, or going on, beside what preflight and bootstrap find."""
     run = arguments.run
     begun = any(run.id in h.begun for h in restore.hosts.values())
+    is_up = Mark.INITIALISED in _marks(restore, arguments.first, run.id)
     return (
         *(
             HOST_HAS_CLUSTER.found("it has manifests of a control plane, or a member of etcd", node=h.name)
@@ -265,6 +267,7 @@ def new_machines_findings(
             if other.id != run.id
         ),
         *_of_backup(spec, arguments),
+        *([WEBHOOKS.found(few(arguments.old.webhooks, 5))] if arguments.old.webhooks and not is_up else []),
     )
 
 

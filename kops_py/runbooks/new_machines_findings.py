@@ -40,4 +40,18 @@ FILES_ABSENT = FindingKind(
     "A flag of the old control plane names a file that is not in the backup.",
     "Put it on every control plane by hand, then ignore this; or ignore it when cluster.yaml no longer names it.",
 )
-KINDS = (HOST_HAS_CLUSTER, OLD_CLUSTER_ANSWERS, OTHER_KUBERNETES, OTHER_NETWORKS, FLAGS_MISSING, FILES_ABSENT)
+WEBHOOKS = FindingKind(
+    "webhooks-without-pods",
+    (Severity.WARNING,),
+    "The cluster had admission webhooks: one that fails closed refuses what kubeadm writes while no pod of it runs.",
+    'If init fails with "failed calling webhook": kubectl delete its configuration, then run the same command again.',
+)
+KINDS = (
+    HOST_HAS_CLUSTER,
+    OLD_CLUSTER_ANSWERS,
+    OTHER_KUBERNETES,
+    OTHER_NETWORKS,
+    FLAGS_MISSING,
+    FILES_ABSENT,
+    WEBHOOKS,
+)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -90,12 +90,12 @@ def read_database(data: Buffer) -> Database:
         raise NotADatabaseError(f"its pages cannot be read ({error})") from error
 
 
-def names_below(data: Buffer, prefix: str) -> tuple[str, ...]:
-    """Return what is behind a prefix in the names of the keys that are there, sorted; raises NotADatabaseError.
+def names_below(data: Buffer, prefixes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return by each prefix what is behind it in the names of the keys that are there; raises NotADatabaseError.
 
     Reads the whole store, page by page: every change is an entry of its own, the later ones after the earlier.
     """
-    wanted = prefix.encode()
+    wanted = tuple(prefix.encode() for prefix in prefixes)
     found: dict[bytes, bool] = {}
     try:
         pages = _Pages(data)
@@ -106,7 +106,8 @@ def names_below(data: Buffer, prefix: str) -> tuple[str, ...]:
                 found[key] = not revision.endswith(b"t")  # a deletion is marked so behind its revision
     except (struct.error, IndexError, RecursionError) as error:
         raise NotADatabaseError(f"its pages cannot be read ({error})") from error
-    return tuple(sorted(key[len(wanted) :].decode("utf-8", "replace") for key, there in found.items() if there))
+    there = sorted(key.decode("utf-8", "replace") for key, is_there in found.items() if is_there)
+    return {prefix: tuple(key[len(prefix) :] for key in there if key.startswith(prefix)) for prefix in prefixes}
 
 
 def _key_of(value: bytes) -> bytes:

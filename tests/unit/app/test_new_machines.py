@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from kops_py.app import new_machines as app
-from kops_py.app.etcd_restore_source import Fetched, node_names
+from kops_py.app.etcd_restore_source import Fetched, object_names
 from kops_py.backup.bundle import Repacked, repack
 from kops_py.backup.catalogue import Catalogue
 from kops_py.backup.manifest import Manifest, PartKind
 from kops_py.backup.new import NewBackup
 from kops_py.connect.base import Cancel
-from kops_py.model.errors import BackupError, ConfigError, DamagedError
+from kops_py.model.errors import BackupError, ConfigError, DamagedError, UnreachableError
 from kops_py.model.etcd_restore import RestoreFacts, RestoreHost, RestoreKind, RestoreRun, SnapshotFacts
 from kops_py.model.facts import Facts, HostFacts
 from kops_py.model.preflight import ProbeResults
@@ -58,7 +58,8 @@ def fetched(folder: Path, bundles: Mapping[str, Mapping[str, bytes]], store: Mem
     place = folder / "snapshot.db"
     names = ("old1", "old2")
     entries = [(n + 2, f"/registry/minions/{name}".encode(), False) for n, name in enumerate(names)]
-    place.write_bytes(store_of(*entries) + bundle()[app._CA])
+    hook = (9, b"/registry/validatingwebhookconfigurations/gate", False)
+    place.write_bytes(store_of(*entries, hook) + bundle()[app._CA])
     return Fetched(place, catalogue, manifest, ())
 
 
@@ -86,13 +87,13 @@ def test_files_that_were_changed_in_the_store_are_refused(tmp_path: Path) -> Non
         got.read_files(Cancel())
 
 
-def test_names_of_nodes_in_a_snapshot(tmp_path: Path) -> None:
+def test_names_of_objects_in_a_snapshot(tmp_path: Path) -> None:
     place = tmp_path / "s.db"
     place.write_bytes(store_of((2, b"/registry/minions/n1", False), (3, b"/registry/pods/x/y", False)))
-    assert node_names(place) == ("n1",)
+    assert object_names(place, ("minions", "none")) == {"minions": ("n1",), "none": ()}
     place.write_bytes(b"no database")
     with pytest.raises(BackupError, match="cannot be read"):
-        node_names(place)
+        object_names(place, ("minions",))
 
 
 @pytest.fixture
@@ -125,6 +126,7 @@ def test_the_plan_is_of_the_backup(opened: Any, tmp_path: Path) -> None:
     assert "not in the inventory: old1, old2" in "\n".join(steps["forget"].details)
     assert "/etc/kubernetes/pki/sa.key" in steps["place/n1"].details
     assert {"api-server-flags-missing", "backup-other-kubernetes"} <= {f.id for f in decided.findings}
+    assert ("webhooks-without-pods", "gate") in {(f.id, f.message) for f in decided.findings}
     assert not [f for f in decided.findings if f.id == "foreign-snapshot"], "its authority is in the snapshot"
     assert any("asking whether the old cluster answers at 10.0.0.1:6443" in line for line in opened.said)
 
@@ -163,6 +165,13 @@ def test_without_keys_or_a_backup_it_is_not_begun(opened: Any, tmp_path: Path) -
     with pytest.raises(ConfigError, match="a snapshot alone") as alone:
         app.decide_new_machines(opened, bare(opened), RUN, SNAPSHOT, None)
     assert "by its ID" in alone.value.hint
+
+
+def test_where_no_control_plane_answers_that_is_what_is_said(opened: Any, tmp_path: Path) -> None:
+    lost = UnreachableError("does not answer", where="n1")
+    restore = RestoreFacts({**bare(opened).hosts, "n1": RestoreHost("n1", problem=lost)})
+    with pytest.raises(UnreachableError, match="does not answer"):
+        app.decide_new_machines(opened, restore, RUN, SNAPSHOT, fetched(tmp_path, {"cp1": bundle()}))
 
 
 def test_an_external_etcd_is_left_to_a_person(opened: Any, tmp_path: Path) -> None:

@@ -324,6 +324,16 @@ def test_another_flag_than_that_of_the_encryption_is_only_told() -> None:
     assert (found.id, found.severity) == ("api-server-flags-missing", Severity.WARNING)
 
 
+def test_webhooks_are_told_of_until_the_first_control_plane_is_up() -> None:
+    world = World(make_spec(1))
+    arguments = dataclasses.replace(world.arguments(), old=dataclasses.replace(OLD, webhooks=("gate", "inject")))
+    [found] = new_machines_findings(world.spec, world.restore_facts(), arguments)
+    assert (found.id, found.severity, found.message) == ("webhooks-without-pods", Severity.WARNING, "gate, inject")
+    for step in world.plan(arguments).steps[:6]:
+        world.perform(step)
+    assert new_machines_findings(world.spec, world.restore_facts(), arguments) == ()
+
+
 def test_a_host_with_a_control_plane_is_no_new_machine() -> None:
     spec = make_spec(2)
     world = World(spec)

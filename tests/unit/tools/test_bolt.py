@@ -116,11 +116,11 @@ def test_names_of_the_keys_that_are_there() -> None:
         (9, nodes + b"back", False),
         (10, nodes + b"n1", False),
     )
-    assert names_below(data, "/registry/minions/") == ("a" * 180, "back", "n1", "n2")
-    assert names_below(data, "/registry/none/") == ()
-    assert names_below(snapshot(), "/registry/minions/") == (), "entries that are no keys of etcd are passed over"
+    node, none = "/registry/minions/", "/registry/none/"
+    assert names_below(data, [node, none]) == {node: ("a" * 180, "back", "n1", "n2"), none: ()}
+    assert names_below(snapshot(), [node]) == {node: ()}, "entries that are no keys of etcd are passed over"
     with pytest.raises(NotADatabaseError):
-        names_below(data[: 5 * PAGE], "/registry/minions/")
+        names_below(data[: 5 * PAGE], [node])
 
 
 def test_the_hash_behind_a_snapshot() -> None:
