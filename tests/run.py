@@ -6,6 +6,7 @@ so that a machine with nothing on it is not kept waiting twice.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -14,8 +15,11 @@ import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from tests import soak
 
@@ -32,11 +36,16 @@ PARTS: dict[str, list[list[str]]] = {
     ],
     "types": [[str(BIN / "mypy")]],
     "unit": [[*PYTEST, "-n", "2", "--timeout", "120", "-m", "not soak", "tests/unit"]],
-    "integration": [[*PYTEST, "-m", "not soak", "tests/integration"]],
+    # by folder, in the order of tests/integration/conftest.py: the longest first
+    "integration": [
+        [*PYTEST, "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder", "-m", "not soak", "tests/integration"]
+    ],
     "e2e": [[*PYTEST, "-n", "2", "--dist", "load", "-m", "not soak", "tests/e2e"]],
     "soak": [],  # see tests/soak.py
     "pythons": [[sys.executable, "-m", "tests.pythons"]],
 }
+SINGLE = ("lint", "types")
+"""Parts that use one processor: they run beside each other, and what they print comes one after the other."""
 CI_PARTS = ("lint", "types", "unit", "integration", "e2e")
 NEED_SYSTEMS = {"integration", "e2e", "soak"}
 
@@ -91,9 +100,27 @@ def say(text: str) -> None:
     print(f"== {text}", flush=True)
 
 
-def run_part(name: str, reports: Path) -> Result:
-    """Run one part to its end."""
-    say(name)
+def run_parts(names: Sequence[str], reports: Path) -> list[Result]:
+    """Run parts beside each other, and print what each said when all have ended."""
+    if len(names) == 1:
+        say(names[0])
+        return [run_part(names[0], reports, None)]
+    say(" and ".join(names))
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in names]
+        with ThreadPoolExecutor(len(names)) as pool:
+            results = list(pool.map(run_part, names, [reports] * len(names), files))
+        for name, file in zip(names, files, strict=True):
+            file.seek(0)
+            text = file.read()
+            if text:
+                say(name)
+                print(text, end="", flush=True)
+    return results
+
+
+def run_part(name: str, reports: Path, output: TextIO | None) -> Result:
+    """Run one part to its end; it prints into a file, or as it goes."""
     started, ok = time.monotonic(), True
     result = Result(name, True, 0.0)
     for number, command in enumerate(PARTS[name]):
@@ -101,7 +128,7 @@ def run_part(name: str, reports: Path) -> Result:
         whole = [*command, f"--junitxml={report}"] if "pytest" in command else command
         # ansible-lint looks for ansible beside itself
         environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
-        code = subprocess.run(whole, cwd=ROOT, env=environment).returncode
+        code = subprocess.run(whole, cwd=ROOT, env=environment, stdout=output, stderr=output).returncode
         ok = ok and code in (0, 5) if "pytest" in command else ok and code == 0
         if report.exists():
             count(report, result)
@@ -119,15 +146,15 @@ def count(report: Path, result: Result) -> None:
             result.skipped[(node.get("message") if node is not None else "") or "no reason given"] += 1
 
 
-def summary(results: list[Result]) -> str:
-    """Return what a person reads at the end."""
+def summary(results: list[Result], wall_s: float) -> str:
+    """Return what a person reads at the end; ``wall_s`` is how long all of it took."""
     lines = []
     for result in results:
         counted = ", ".join(f"{n} {kind}" for kind, n in sorted(result.counts.items())) or "-"
         lines.append(f"{'ok  ' if result.ok else 'FAIL'} {result.name:<12} {result.duration_s:7.1f} s  {counted}")
         lines += [f"       skipped {n}: {reason}" for reason, n in result.skipped.most_common()]
     load = f"load at the end {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-    lines.append(f"total {sum(r.duration_s for r in results):.0f} s; {load}")
+    lines.append(f"total {wall_s:.0f} s; {load}")
     return "\n".join(lines)
 
 
@@ -147,6 +174,17 @@ def run_soak(words: list[str], document: Path | None) -> Result:
     result.ok = set(result.counts) <= {"passed", "skipped"}
     result.duration_s = time.monotonic() - started
     return result
+
+
+def groups(names: Sequence[str]) -> list[list[str]]:
+    """Return the parts in their order, those beside each other that use one processor each together."""
+    found: list[list[str]] = []
+    for name in names:
+        if found and name in SINGLE and found[-1][-1] in SINGLE:
+            found[-1].append(name)
+        else:
+            found.append([name])
+    return found
 
 
 def options(arguments: list[str], name: str) -> tuple[list[str], list[str]]:
@@ -174,18 +212,19 @@ def main(arguments: list[str]) -> int:
     if unknown:
         print(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}", file=sys.stderr)
         return 2
+    started = time.monotonic()
     preparation = Preparation() if NEED_SYSTEMS & set(names) else None
     results = []
     with tempfile.TemporaryDirectory(prefix="kops-py-reports-") as folder:
-        for name in names:
-            if name in NEED_SYSTEMS and preparation is not None:
+        for group in groups(names):
+            if NEED_SYSTEMS & set(group) and preparation is not None:
                 preparation.wait()
                 preparation = None
-            if name == "soak":
+            if group == ["soak"]:
                 results.append(run_soak(words, Path(targets[-1]) if targets else None))
             else:
-                results.append(run_part(name, Path(folder)))
-    text = summary(results)
+                results += run_parts(group, Path(folder))
+    text = summary(results, time.monotonic() - started)
     print(f"\n{text}")
     return 0 if all(r.ok for r in results) else 1
 

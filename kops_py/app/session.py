@@ -22,7 +22,7 @@ from kops_py.model.facts import Facts, HostFacts
 from kops_py.model.finding import Finding
 from kops_py.model.plan import Plan
 from kops_py.model.preflight import ProbeResults
-from kops_py.model.spec import ClusterSpec, CniType
+from kops_py.model.spec import ClusterSpec, CniType, HostSpec
 from kops_py.model.status import EtcdMember
 
 if TYPE_CHECKING:
@@ -46,6 +46,10 @@ class Settings:
     command: str = "kops-py"
     reports: ReportFiles = field(default_factory=ReportFiles)
     deadline: Duration | None = None
+    host_beside: str = ""
+    """A host of the inventory that is worked with as well, though it may be no part of the cluster."""
+    contacts_hosts: bool = True
+    """Whether hosts are contacted: what is needed for that must then be there from the start."""
 
 
 Emit = Callable[[Event], None]
@@ -212,7 +216,7 @@ def session(settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path
         return opened.become_password() if opened else None
 
     fleet = SshFleet(
-        spec.hosts,
+        (*spec.hosts, *_beside(settings, spec)),
         settings=spec.ssh,
         become_password=become_password,
         accept_new_host_keys=settings.accept_new_host_keys,
@@ -222,7 +226,8 @@ def session(settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path
     opened = Session(settings, spec, cancel, emit, folder, fleet, kube)
     try:
         with signals_cancel(cancel), deadline_cancels(cancel, settings.deadline):
-            opened.become_password()  # a reference that leads nowhere is a mistake here, not on every host
+            if settings.contacts_hosts:
+                opened.become_password()  # a reference that leads nowhere is a mistake here, not on every host
             yield opened
     finally:
         kube.close()
@@ -231,15 +236,27 @@ def session(settings: Settings, spec: ClusterSpec, emit: Emit, *, work_dir: Path
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _beside(settings: Settings, spec: ClusterSpec) -> tuple[HostSpec, ...]:
+    name = settings.host_beside
+    if not name or any(host.name == name for host in spec.hosts):
+        return ()
+    from kops_py.config.load import load_host
+
+    found = load_host(settings.inventory, settings.cluster, name)
+    return (found,) if found is not None else ()
+
+
 def remove_left_input(run_dir: Path, emit: Emit) -> None:
     """Remove what killed runs left: their mark, and their input for Ansible, which may hold the sudo password."""
     runs = run_dir / "runs"
-    if not runs.is_dir():
-        return
+    try:
+        found = sorted(runs.iterdir())
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return  # with somebody else's folder nothing can be left for us; what needs to write into it says so
     from kops_py.connect.ansible_files import left_input
     from kops_py.engine.lock import RunMark
 
-    for run in sorted(runs.iterdir()):
+    for run in found:
         try:
             left, mark = left_input(run / "ansible"), RunMark(run)
             if not (left or mark.is_there) or not mark.is_over():

@@ -224,8 +224,13 @@ class DirectoryStore:
         match error.errno:
             case errno.ENOSPC | errno.EDQUOT:
                 return f"make room: df -h {self._root}; older backups are untouched (kops-py etcd prune --plan)"
-            case errno.EACCES | errno.EPERM | errno.EROFS:
+            case errno.EACCES | errno.EPERM:
                 return f"the user that runs kops-py must be able to write there: ls -ld {self._root}"
+            case errno.EROFS:
+                return (
+                    f"kops-py must be able to write there, and what is to be mounted must be: ls -ld {self._root}; a "
+                    "systemd service can write only into folders that were there when it started"
+                )
             case errno.ENOENT | errno.ESTALE | errno.ENOTCONN | errno.EHOSTDOWN:
                 return f"look whether it is mounted: ls -ld {self._root}"
         return f"look at the disk or the mount under {self._root}: dmesg | tail"

@@ -233,7 +233,20 @@ def is_alive(begun: Begun) -> bool | None:
     if begun.boot_id != boot_id():
         return False
     started = process_started(begun.pid)
+    if started is None and _is_hidden(begun.pid):
+        return None
     return started is not None and started == begun.pid_started
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process of somebody else that /proc does not show (hidepid, systemd's ProtectProc)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def file_chunks(path: Path, piece_bytes: int = 1024 * 1024) -> Iterator[bytes]:

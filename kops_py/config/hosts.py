@@ -27,17 +27,21 @@ def read_hosts(
 
     ``default_taints`` are the keys of the taints kubeadm gives a control plane of this version.
     """
-    groups = _groups_of_hosts(listing)
-    meta = listing.get("_meta")
-    variables = meta.get("hostvars") if isinstance(meta, dict) else None
     hosts = []
-    for name, member_of in groups.items():
-        given = variables.get(name, {}) if isinstance(variables, dict) else {}
-        reader = _HostReader(name, given if isinstance(given, dict) else {}, index, problems)
-        host = reader.read(frozenset(member_of), default_taints)
+    for name, member_of in _groups_of_hosts(listing).items():
+        host = _HostReader(name, _variables_of(listing, name), index, problems).read(
+            frozenset(member_of), default_taints
+        )
         if host is not None:
             hosts.append(host)
     return tuple(hosts)
+
+
+def read_host_beside(listing: Listing, index: Index, problems: Problems, name: str) -> HostSpec | None:
+    """Return a host of the inventory that need not be in any of our groups; None when there is none of this name."""
+    if name not in group_members(listing, "all"):
+        return None
+    return _HostReader(name, _variables_of(listing, name), index, problems).read(frozenset(), ())
 
 
 def group_members(listing: Listing, group: str) -> list[str]:
@@ -56,6 +60,13 @@ def group_members(listing: Listing, group: str) -> list[str]:
                 seen.add(child)
                 waiting.append(child)
     return list(found)
+
+
+def _variables_of(listing: Listing, name: str) -> Mapping[str, object]:
+    meta = listing.get("_meta")
+    variables = meta.get("hostvars") if isinstance(meta, dict) else None
+    given = variables.get(name, {}) if isinstance(variables, dict) else {}
+    return given if isinstance(given, dict) else {}
 
 
 def _groups_of_hosts(listing: Listing) -> dict[str, set[str]]:

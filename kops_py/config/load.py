@@ -12,14 +12,14 @@ from pathlib import Path
 
 from kops_py.config.checks import check_hosts, choose_endpoint, choose_etcd, choose_groups, choose_limit
 from kops_py.config.cluster import ClusterFile, read_cluster
-from kops_py.config.hosts import group_members, read_hosts
+from kops_py.config.hosts import group_members, read_host_beside, read_hosts
 from kops_py.config.index import Index
 from kops_py.config.listing import Listing, list_inventory
 from kops_py.config.problems import Problems
 from kops_py.config.scan import scan_inventory
 from kops_py.config.sources import Files, find_files
 from kops_py.model.errors import ConfigError
-from kops_py.model.spec import ClusterSpec
+from kops_py.model.spec import ClusterSpec, HostSpec
 from kops_py.model.version import facts_of
 
 
@@ -44,6 +44,17 @@ def load(
     """
     read = read_files(inventory, cluster)
     return assemble(read, list_inventory(read.files), limit=limit)
+
+
+def load_host(inventory: Path | None, cluster: Path | None, name: str) -> HostSpec | None:
+    """Return a host of the inventory, in whichever groups it is; None when there is none of this name.
+
+    For a machine that works for the cluster and is no part of it. Raises ConfigError.
+    """
+    read, problems = read_files(inventory, cluster), Problems()
+    host = read_host_beside(list_inventory(read.files), read.index, problems, name)
+    problems.raise_if_any()
+    return host
 
 
 def read_files(inventory: Path | None, cluster: Path | None = None) -> ReadFiles:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kops_py.model.errors import ExitCode
+from kops_py.model.version import Version
+
 UNIT_FOLDER = "/etc/systemd/system"
 _MARK = "# made by kops-py etcd schedule; removed by it"
 _TIMEOUT_S = 4 * 3600
+_CRON_JOB_V1 = Version(1, 21, 0)
+"""The first Kubernetes whose CronJobs are ``batch/v1``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,11 @@ class Schedule:
         """Return the minute of the hour: one of the cluster's own, so that not all begin at once."""
         return hashlib.sha256(self.cluster.encode()).digest()[0] % 60
 
+    @property
+    def secrets_file(self) -> str:
+        """Return the file with what the service finds in its environment."""
+        return f"/etc/kops-py/{self.cluster}.backup.env"
+
 
 def unit_name(cluster: str) -> str:
     """Return the name of a cluster's units, without their ending."""
@@ -47,7 +57,8 @@ def service_unit(schedule: Schedule) -> str:
     """Return the service: one backup, with no more rights than it needs.
 
     What it may not do: write anywhere but its own folders, gain rights, load modules, change the system. It keeps the
-    capability to read files whatever their mode only where it is root.
+    capability to read files whatever their mode only where it is root. When another backup is being made it has nothing
+    to do, and that is no failure: ``etcd check`` tells when none of them ends well.
     """
     folders = " ".join(_quoted(f"-{p}") for p in dict.fromkeys((*schedule.writable, schedule.working_folder)))
     capabilities = "CAP_DAC_READ_SEARCH CAP_DAC_OVERRIDE" if schedule.user == "root" else ""
@@ -63,8 +74,9 @@ After=network-online.target
 Type=oneshot
 User={schedule.user}
 WorkingDirectory={_escaped(schedule.working_folder)}
-EnvironmentFile=-/etc/kops-py/{schedule.cluster}.backup.env
+EnvironmentFile=-{schedule.secrets_file}
 ExecStart={" ".join(_quoted(word.replace("$", "$$")) for word in schedule.argv)}
+SuccessExitStatus={int(ExitCode.LOCKED)}
 TimeoutStartSec={_TIMEOUT_S}
 KillMode=mixed
 Nice=10
@@ -125,11 +137,11 @@ def cron_times(schedule: Schedule) -> str:
     return f"{schedule.minute} {hours} * * *"
 
 
-def cron_job(schedule: Schedule, *, image: str, namespace: str) -> dict[str, Any]:
-    """Return a CronJob that runs kops-py from an image in the cluster.
+def cron_job(schedule: Schedule, *, image: str, namespace: str, version: Version) -> dict[str, Any]:
+    """Return a CronJob that runs kops-py from an image in a cluster of this version.
 
-    Inventory, cluster.yaml and the SSH key come from the Secret of its name. What the cluster itself cannot start any
-    more, no CronJob can back up: ``etcd check`` from outside is needed with it.
+    Inventory, cluster.yaml, the SSH key and known_hosts come from the Secret of its name. What the cluster itself
+    cannot start any more, no CronJob can back up: ``etcd check`` from outside is needed with it.
     """
     name = f"kops-py-etcd-backup-{schedule.cluster}"[:52].rstrip("-.")
     container = {
@@ -137,7 +149,8 @@ def cron_job(schedule: Schedule, *, image: str, namespace: str) -> dict[str, Any
         "image": image,
         "command": list(schedule.argv),
         "workingDir": "/work",
-        "env": [{"name": "HOME", "value": "/work"}],
+        # the number it runs as has no name in the image
+        "env": [{"name": "HOME", "value": "/work"}, {"name": "LOGNAME", "value": "kops-py"}],
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "2Gi"}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -167,7 +180,7 @@ def cron_job(schedule: Schedule, *, image: str, namespace: str) -> dict[str, Any
         ],
     }
     return {
-        "apiVersion": "batch/v1",
+        "apiVersion": "batch/v1" if version >= _CRON_JOB_V1 else "batch/v1beta1",
         "kind": "CronJob",
         "metadata": {"name": name, "namespace": namespace, "labels": {"app.kubernetes.io/managed-by": "kops-py"}},
         "spec": {
@@ -188,10 +201,29 @@ def is_ours(unit: str) -> bool:
     return unit.startswith(_MARK)
 
 
+def trial_argv(schedule: Schedule, argv: Sequence[str]) -> tuple[str, ...]:
+    """Return the command that runs another one as the service would: its user, folder and environment."""
+    properties = (
+        f"User={schedule.user}",
+        f"WorkingDirectory={schedule.working_folder}",
+        f"EnvironmentFile=-{schedule.secrets_file}",
+    )
+    given = [f"--property={p}" for p in properties]
+    return ("systemd-run", "--wait", "--collect", "--pipe", "--quiet", *given, "--", *argv)
+
+
+def not_writable_argv(folders: Iterable[str]) -> tuple[str, ...]:
+    """Return the command that prints those of these folders that are there and cannot be written into."""
+    return ("sh", "-c", 'for p; do [ ! -e "$p" ] || [ -w "$p" ] || echo "$p"; done', "sh", *folders)
+
+
 def show_argv(cluster: str) -> tuple[str, ...]:
     """Return the command that prints what systemd knows of the timer and of the last run."""
     unit = unit_name(cluster)
-    names = "Id,LoadState,ActiveState,UnitFileState,NextElapseUSecRealtime,LastTriggerUSec,Result,ExecMainStatus"
+    names = (
+        "Id,LoadState,ActiveState,NextElapseUSecRealtime,LastTriggerUSec,Result,ExecMainStatus,"
+        "ExecMainStartTimestamp,ExecMainExitTimestamp"
+    )
     return ("systemctl", "show", "--no-pager", f"--property={names}", f"{unit}.timer", f"{unit}.service")
 
 
@@ -203,6 +235,27 @@ def parse_show(output: str) -> dict[str, dict[str, str]]:
         if "Id" in values:
             found[values["Id"]] = values
     return found
+
+
+def shown(cluster: str, found: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return what a person wants to know of a schedule, from ``parse_show``; empty values where there is nothing.
+
+    systemd remembers through a restart of the machine when the timer ran, but not how the service ended.
+    """
+    unit = unit_name(cluster)
+    timer, service = found.get(f"{unit}.timer", {}), found.get(f"{unit}.service", {})
+    installed = timer.get("LoadState") == "loaded"
+    ended = bool(service.get("ExecMainExitTimestamp"))
+    return {
+        "unit": f"{unit}.timer",
+        "installed": "yes" if installed else "no",
+        "active": timer.get("ActiveState", "") if installed else "",
+        "next": timer.get("NextElapseUSecRealtime", "") if installed else "",
+        "running": ("yes" if service.get("ActiveState") == "activating" else "no") if installed else "",
+        "last": service.get("ExecMainStartTimestamp") or timer.get("LastTriggerUSec", ""),
+        "last_result": service.get("Result", "") if ended else "",
+        "last_exit_code": service.get("ExecMainStatus", "") if ended else "",
+    }
 
 
 def writable_folders(run_dir: Path, stores: Iterable[Path]) -> tuple[str, ...]:

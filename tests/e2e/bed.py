@@ -53,12 +53,16 @@ class Bed:
         workers: Sequence[str] = (),
         load_balancers: Sequence[str] = (),
         etcd: Sequence[str] = (),
+        others: Sequence[str] = (),
         variables: Mapping[str, Any] | None = None,
         host_variables: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        """Write hosts.yaml; a name may be in several roles; ``host_variables`` may name hosts the lab lacks."""
+        """Write hosts.yaml; a name may be in several roles; ``host_variables`` may name hosts the lab lacks.
+
+        ``others`` are in none of our groups.
+        """
         own = host_variables or {}
-        names = dict.fromkeys((*control_planes, *workers, *load_balancers, *etcd))
+        names = dict.fromkeys((*control_planes, *workers, *load_balancers, *etcd, *others))
         addresses = {name: {"ansible_host": self.node(name).ip} for name in names if name in self._lab_names()}
         hosts = {name: {**addresses.get(name, {}), **own.get(name, {})} for name in names}
         roles = {

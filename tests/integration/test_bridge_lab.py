@@ -16,7 +16,6 @@ REASON = unavailable_reason()
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.skipif(REASON is not None, reason=str(REASON)),
-    pytest.mark.xdist_group("lab"),
 ]
 PODS = (ip_network("10.244.0.0/16"),)
 CIDRS = {"n1": "10.244.1.0/24", "n2": "10.244.2.0/24", "n3": "10.244.3.0/24"}

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from kops_py.model.facts import Facts, HostFacts
 from kops_py.observe.host_status import observe_etcd_cluster
 from tests.fakes.cluster import make_spec
 from tests.fakes.ssh import Call, FakeFleet, FakeHost, Reply
+from tests.ports import free_port
 
 NAMES = ("n1", "n2", "n3")
 QUOTA_BYTES = 600_000
@@ -31,19 +31,11 @@ QUOTA_BYTES = 600_000
 pytestmark = pytest.mark.skipif(not shutil.which("etcd") or not shutil.which("etcdctl"), reason="etcd is not installed")
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(s.getsockname()[1]) for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
 class Etcd:
     """Three members without TLS, and a host each whose crictl leads to its member."""
 
     def __init__(self, folder: Path) -> None:
-        ports = free_ports(6)
+        ports = [free_port() for _ in range(6)]
         self.clients = {n: f"http://127.0.0.1:{p}" for n, p in zip(NAMES, ports[:3], strict=True)}
         self._peers = {n: f"http://127.0.0.1:{p}" for n, p in zip(NAMES, ports[3:], strict=True)}
         self._folder = folder

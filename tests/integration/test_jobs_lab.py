@@ -21,7 +21,6 @@ REASON = unavailable_reason()
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.skipif(REASON is not None, reason=str(REASON)),
-    pytest.mark.xdist_group("lab"),
 ]
 
 

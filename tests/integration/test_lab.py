@@ -24,7 +24,6 @@ REASON = unavailable_reason()
 pytestmark = [
     pytest.mark.lab,
     pytest.mark.skipif(REASON is not None, reason=str(REASON)),
-    pytest.mark.xdist_group("lab"),
 ]
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20

@@ -27,7 +27,7 @@ from tests.lab import Node
 from tests.lab.processes import wait_until
 from tests.unit.actions.stage import Stage
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab-ansible")]
+pytestmark = pytest.mark.lab
 
 API_SERVER = """
 import http.server, ssl, sys

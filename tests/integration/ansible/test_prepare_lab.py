@@ -22,7 +22,7 @@ from kops_py.tools.preparation import prepare_digest
 from tests.integration.ansible.conftest import Setup
 from tests.unit.playbooks.loading import PLAYBOOKS
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab-ansible")]
+pytestmark = pytest.mark.lab
 
 
 def changed(results: dict[str, AnsibleHostResult]) -> dict[str, tuple[str, ...]]:

@@ -16,6 +16,8 @@ from pathlib import Path
 import obstore
 from obstore.store import S3Store
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[3]
 VENV = Path(sys.prefix) / "moto"
 LOCK = Path(__file__).parent / "moto.lock"
@@ -59,8 +61,7 @@ class S3Server:
     """The running server; ``bucket`` makes a bucket in it."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self._log = (folder / "moto.log").open("wb")
         self._process = subprocess.Popen(
             [str(ensure()), "-H", "127.0.0.1", "-p", str(self.port)], stdout=self._log, stderr=subprocess.STDOUT

@@ -20,7 +20,7 @@ from kops_py.model.errors import BackupError, DamagedError
 from tests.bundle import cached
 from tests.fakes.stores import ME, SOURCE, Clock, catalogue_of, spec_of
 from tests.integration.kube.binaries import find_binary
-from tests.integration.kube.control_plane import free_port
+from tests.ports import free_port
 
 IDENTITY = pyrage.x25519.Identity.generate()
 KEY, SECRET = str(IDENTITY.to_public()), str(IDENTITY)

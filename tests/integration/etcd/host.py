@@ -15,8 +15,9 @@ import yaml
 from tests.e2e.backups import make_key
 from tests.e2e.program import Program, installed_program
 from tests.integration.etcd.members import Members
-from tests.integration.ssh.sshd import SSHD, Sshd, free_port, wait_for_banner
+from tests.integration.ssh.sshd import SSHD, Sshd, wait_for_banner
 from tests.integration.ssh.sshd import make_key as make_ssh_key
+from tests.ports import free_port
 
 MANIFEST = {
     "spec": {

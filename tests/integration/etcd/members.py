@@ -11,8 +11,8 @@ from pathlib import Path
 
 from kops_py.model.etcd import EtcdCredentials, EtcdTarget
 from tests.fakes.etcd_load import Loader
-from tests.integration.kube.control_plane import free_port
 from tests.integration.kube.pki import Authority
+from tests.ports import free_port
 
 ETCD, ETCDCTL = shutil.which("etcd"), shutil.which("etcdctl")
 MISSING = "etcd and etcdctl are not installed (Debian: etcd-server, etcd-client)"

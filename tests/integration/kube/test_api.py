@@ -18,8 +18,9 @@ from kops_py.observe.cluster import observe_cluster
 from kops_py.observe.status import observe_status
 from tests.fakes.kube import node, pod
 from tests.integration.kube.conftest import Connect
-from tests.integration.kube.control_plane import ControlPlane, free_port
+from tests.integration.kube.control_plane import ControlPlane
 from tests.integration.kube.pki import Authority, kubeconfig
+from tests.ports import free_port
 
 pytestmark = pytest.mark.bundle
 

@@ -29,7 +29,7 @@ from tests.integration.preflight.conftest import Bed
 from tests.lab import Node
 from tests.lab.config import SUDO_PASSWORD, USER_WITH_PASSWORD, USER_WITHOUT_SUDO
 
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("lab-preflight")]
+pytestmark = pytest.mark.lab
 
 ROOT = Path(__file__).resolve().parents[3]
 # The probes leave directory entries of these alone; they change by themselves on a running system.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kops_py.connect.ssh import SshFleet
 from kops_py.model.spec import HostSpec, SshSpec
+from tests.ports import free_port
 
 SSHD = next(
     (p for p in ("/usr/sbin/sshd", "/usr/local/sbin/sshd", shutil.which("sshd") or "") if Path(p).is_file()), ""
@@ -24,12 +25,6 @@ SSHD = next(
 def make_key(path: Path, *, kind: str = "ed25519", passphrase: str = "") -> Path:
     subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "kops-py test", "-f", path], check=True)
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @dataclass

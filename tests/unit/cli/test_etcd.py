@@ -159,7 +159,13 @@ def test_schedules_as_text(folder: Path, capsys: Page) -> None:
     units = capsys.readouterr().out
     assert f"-{folder}/store" in units
     assert "Persistent=true" in units
-    assert main.run(["etcd", "schedule", "install", "--format", "cronjob", "--image", "r/kops:1"]) == 0
+    cronjob = ["etcd", "schedule", "install", "--format", "cronjob", "--image", "r/kops:1"]
+    assert main.run(cronjob) == 2
+    assert "is gone with the pod" in capsys.readouterr().err
+    document = yaml.safe_load((folder / "cluster.yaml").read_text())
+    document["backup"]["stores"] = [{"name": "offsite", "s3": {"bucket": "etcd-backups"}}]
+    (folder / "s3.yaml").write_text(yaml.safe_dump(document))
+    assert main.run([*cronjob, "--cluster", "s3.yaml"]) == 0
     job = yaml.safe_load(capsys.readouterr().out)
     assert job["kind"] == "CronJob"
     assert main.run(["etcd", "schedule", "install", "--on", "n1", "--plan"]) == 2

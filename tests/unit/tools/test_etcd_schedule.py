@@ -6,9 +6,11 @@ import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kops_py.model.version import Version
 from kops_py.tools import etcd_schedule as tool
 from kops_py.tools.etcd_schedule import Schedule
 
@@ -48,6 +50,7 @@ def test_a_service_may_do_little() -> None:
     assert 'ExecStart=/usr/bin/true etcd backup -i "/srv/my $$files 100%%" --yes' in text
     assert 'ReadWritePaths=-/srv/backup "-/var/lib/a b" -/var/tmp' in text
     assert "CapabilityBoundingSet=\n" in tool.service_unit(dataclasses.replace(SCHEDULE, user="backup"))
+    assert "SuccessExitStatus=4\n" in text, "another backup that is being made is no failure"
     assert tool.is_ours(text)
     assert not tool.is_ours("[Unit]\n")
     assert "Persistent=true" in tool.timer_unit(SCHEDULE)
@@ -62,19 +65,19 @@ def test_cron(hours: int, field: str) -> None:
     assert "100\\%" in line
 
 
+def cron_job(schedule: Schedule, version: str = "v1.31.2") -> dict[str, Any]:
+    return tool.cron_job(schedule, image="registry/kops-py:1", namespace="backup", version=Version.parse(version))
+
+
 def test_a_cron_job_has_no_rights() -> None:
-    job = tool.cron_job(SCHEDULE, image="registry/kops-py:1", namespace="backup")
+    job = cron_job(SCHEDULE)
     pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     assert job["spec"]["concurrencyPolicy"] == "Forbid"
     assert pod["automountServiceAccountToken"] is False
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["containers"][0]["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-    assert (
-        len(
-            tool.cron_job(dataclasses.replace(SCHEDULE, cluster="x" * 63), image="i", namespace="n")["metadata"]["name"]
-        )
-        <= 52
-    )
+    assert len(cron_job(dataclasses.replace(SCHEDULE, cluster="x" * 63))["metadata"]["name"]) <= 52
+    assert [cron_job(SCHEDULE, v)["apiVersion"] for v in ("v1.20.15", "v1.21.0")] == ["batch/v1beta1", "batch/v1"]
 
 
 def test_what_systemd_says_of_a_timer() -> None:
@@ -82,3 +85,28 @@ def test_what_systemd_says_of_a_timer() -> None:
     assert found["a.timer"]["LoadState"] == "loaded"
     assert found["a.service"]["Result"] == "exit-code"
     assert tool.parse_show("") == {}
+
+
+PRINTED = """\
+Id=kops-py-etcd-backup-prod.timer
+LoadState=loaded
+ActiveState=active
+NextElapseUSecRealtime=Thu 2026-11-26 12:07:41 UTC
+LastTriggerUSec=Thu 2026-11-26 06:01:00 UTC
+
+Id=kops-py-etcd-backup-prod.service
+LoadState=loaded
+ActiveState=failed
+"""
+
+
+def test_what_is_shown_of_a_schedule() -> None:
+    ran = "Result=exit-code\nExecMainStatus=14\nExecMainStartTimestamp=06:01\nExecMainExitTimestamp=06:02\n"
+    found = tool.shown("prod", tool.parse_show(PRINTED + ran))
+    assert (found["installed"], found["active"], found["running"]) == ("yes", "active", "no")
+    assert (found["last"], found["last_result"], found["last_exit_code"]) == ("06:01", "exit-code", "14")
+    # after a restart of the machine systemd calls a service that did not run yet a success
+    not_yet = "Result=success\nExecMainStatus=0\nExecMainStartTimestamp=\nExecMainExitTimestamp=\n"
+    found = tool.shown("prod", tool.parse_show(PRINTED + not_yet))
+    assert (found["last"], found["last_result"]) == ("Thu 2026-11-26 06:01:00 UTC", "")
+    assert tool.shown("prod", {})["installed"] == "no"
