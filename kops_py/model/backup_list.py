@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any
 
-_BAD = frozenset({"failed", "broken-off", "damaged"})
+_BAD = frozenset({"failed", "broken-off", "damaged", "unsigned"})
 
 
 @dataclass(frozen=True, slots=True)

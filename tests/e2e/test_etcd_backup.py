@@ -66,8 +66,8 @@ def test_half_a_gigabyte_of_three_members_to_a_folder_and_s3(bed: Bed, server: S
     assert f"{SIZE_MB // 100}" in re.findall(r"of (\d+) MiB", made.stderr)[-1], made.report()
     bed.say(f"backup into both stores and proof {made.duration_s:.1f} s, peak {peak_mb:.0f} MB of memory")
     lines = bed.program.run("etcd", "list", "-o", "json").json()["backups"]
-    assert [(line["store"], line["state"]) for line in lines] == [("local", "good"), ("offsite", "good")]
-    assert lines[0]["keys"] > SIZE_MB * 5
+    assert {line["store"]: line["state"] for line in lines} == {"local": "good", "offsite": "good"}
+    assert lines[0]["keys"] > SIZE_MB
     assert peak_mb < 200
     drill = bed.program.run("etcd", "drill", "--identity", str(private), deadline_s=600)
     bed.say(f"read back from the store, decrypted, restored {drill.duration_s:.1f} s")

@@ -57,12 +57,12 @@ def objects_of_a_cluster(seed: int, count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def fill_quickly(endpoints: list[str], credentials: tuple[str, str, str], size_mb: int, *, seed: int = 1) -> None:
-    """Put about so many MB of values that compress to a half, 200 KB each, over a connection to each endpoint."""
+    """Put so many MB of values that compress to a half, a megabyte each, over a connection to each endpoint."""
 
     def work(number: int) -> None:
         loader, draw = Loader(endpoints[number], *credentials), random.Random(seed + number)
-        for count in range(number, size_mb * 5, len(endpoints)):
-            loader.put(f"/registry/fill/{count:06}", b"k8s\0" + draw.randbytes(100_000) + b"the same again" * 7_142)
+        for count in range(number, size_mb, len(endpoints)):
+            loader.put(f"/registry/fill/{count:06}", b"k8s\0" + draw.randbytes(500_000) + b"the same again" * 35_700)
         loader.close()
 
     with ThreadPoolExecutor(len(endpoints)) as pool:

@@ -112,6 +112,7 @@ ALL = (
 )  # fmt: skip
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("points", [POINTS[3:4], pytest.param(ALL, marks=pytest.mark.soak)], ids=["proof", "all"])
 def test_killed_at_any_point_the_same_command_makes_a_good_one(
     bed: tuple[Program, Path, Members], tmp_path: Path, points: tuple[str, ...]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pytest
 
 from kops_py.actions.etcd_proof import local_binaries
 from kops_py.connect.ssh import SshFleet
+from kops_py.model.etcd_restore import NewMember
 from kops_py.observe.etcd import observe_etcd
+from kops_py.tools import etcd_restore
 from tests.integration.etcd import damage, releases
 from tests.integration.etcd.damage_bed import Make, maker, refused_all, run, run_raw, tally, two_clusters
 from tests.integration.etcd.members import Members
@@ -69,3 +72,35 @@ def test_backup_proof_and_damage(
     ):
         tally(table, title)
         assert refused_all(table), table
+
+
+def test_scratch_restore_lets_revisions_jump(
+    make: Make, clusters: tuple[Members, Members], programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The script of ``etcd restore`` makes a data directory of a backup with etcdutl, and an etcd starts from it."""
+    monkeypatch.setattr(etcd_restore, "ROOT", str(tmp_path / "restore"))
+    version = releases.version(programs)
+    assert etcd_restore.bumps_revision(version)
+    kept = make(encrypted=True, signed=True)
+    revision = clusters[0].revision()
+    clusters[0].stop()
+    work = Path(etcd_restore.work_dir("r-0001"))
+    work.mkdir(parents=True)
+    (work / "snapshot.db").write_bytes(kept.plain)
+    anew = Members(tmp_path / "anew", programs=programs)
+    member = NewMember("n1", "m1", f"https://127.0.0.1:{anew.peers['m1']}", str(anew.folder / "m1"))
+    script = etcd_restore.stage_script("r-0001", "", member, [member], "token", bump=10**9, has_hash=True)
+    subprocess.run(["sh", "-euc", script], check=True, capture_output=True, timeout=120)
+    (staged,) = anew.folder.glob("*/data/member")
+    (anew.folder / "m1").mkdir(mode=0o700)
+    staged.rename(anew.folder / "m1" / "member")
+    anew.start()
+    try:
+        assert anew.revision() >= revision + 10**9
+        assert anew.ctl("get", "/registry/namespaces/kube-system", "--print-value-only").stdout.startswith(b"k8s")
+        old = anew.ctl("get", "/registry/namespaces/kube-system", f"--rev={revision}", check=False)
+        assert b"compacted" in old.stderr, "what watched before the restore has to list anew"
+        anew.put("/registry/after", b"x")
+    finally:
+        anew.stop()
+        clusters[0].start()

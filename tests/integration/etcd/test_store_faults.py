@@ -154,7 +154,7 @@ def test_s3_that_refuses_and_credentials_that_are_gone(bed: Bed, server: S3Serve
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("fault", ["stalls", "is gone"])
+@pytest.mark.parametrize("fault", ["stalls", "gone"])
 def test_s3_that_fails_in_the_middle_of_an_upload(bed: Bed, server: S3Server, bucket: str, fault: str) -> None:
     with TcpProxy("127.0.0.1", server.port) as proxy:
         set_backup(bed.program, stores=[s3(bucket, proxy.port)], storeTimeoutSeconds=5)

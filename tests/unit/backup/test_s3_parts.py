@@ -82,6 +82,9 @@ def test_messages_are_cut_to_their_cause() -> None:
     )
     assert _words(ValueError(text)) == "AccessDenied: No."
     assert _words(ValueError("status code: 503 Slow Down: x")) == "the server answered 503 Slow Down"
+    gone = "Generic S3 error: Error performing PUT http://127.0.0.1:9/b/k?uploadId=x in 1.2s, after 4 retries, "
+    gone += "max_retries: 4, retry_timeout: 5s  - HTTP error: error sending request\n\nDebug source:\nx"
+    assert _words(ValueError(gone)) == "Generic S3 error: HTTP error: error sending request"
     assert _words(ValueError("")) == "ValueError"
 
 

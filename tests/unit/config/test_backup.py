@@ -7,7 +7,7 @@ import pyrage
 import pytest
 
 from kops_py.config.cluster import read_cluster
-from kops_py.model.backup import BackupSpec, DirectoryStoreSpec, S3StoreSpec, Verify
+from kops_py.model.backup import BackupSpec, DirectoryStoreSpec, S3StoreSpec, SigningSpec, Verify
 from kops_py.model.errors import ConfigError
 from kops_py.model.secret import SecretRef
 
@@ -166,3 +166,40 @@ def test_the_example_of_the_page_is_accepted(tmp_path: Path) -> None:
     backup = read_cluster(tmp_path / "cluster.yaml").backup
     assert backup is not None
     assert [store.name for store in backup.stores] == ["nas", "offsite"]
+
+
+STORES = "stores: [{name: a, directory: {path: /srv/a}}]\nencryption: {required: false}\n"
+SIGNER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPkyQsZ1OZpBGkAWuWIUn2qWlPa7DUHMVRFKyGbIY9S"
+
+
+def test_who_may_sign(tmp_path: Path) -> None:
+    assert read(tmp_path, STORES).signing == SigningSpec()
+    text = f"signing: {{trusted: ['{SIGNER} me@here', '{SIGNER}'], privateKey: 'file:sign.key'}}\n"
+    found = read(tmp_path, STORES + text).signing
+    assert found == SigningSpec((SIGNER,), SecretRef("file", str(tmp_path / "sign.key")))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "-----BEGIN OPENSSH PRIVATE KEY-----",
+        "ssh-rsa AAAAB3NzaC1yc2E=",
+        SIGNER[:-1],
+        SIGNER[:-4],
+        SIGNER[:-8],
+    ],
+)
+def test_what_is_no_key_to_trust_is_said_without_showing_it(tmp_path: Path, key: str) -> None:
+    error = refused(tmp_path, f"{STORES}signing: {{trusted: ['{key}']}}\n")
+    assert "not a public key of SSH that can sign" in error.what
+    assert "ssh-keygen -t ed25519" in error.hint
+    assert key not in f"{error}{error.hint}"
+
+
+def test_a_private_key_in_the_place_of_its_reference_is_not_shown(tmp_path: Path) -> None:
+    secret = "b3BlbnNzaC1rZXktdjEAAAAABG5vbmU"
+    error = refused(tmp_path, f"{STORES}signing: {{trusted: ['{SIGNER}'], privateKey: {secret}}}\n")
+    assert "takes a reference to a secret only" in error.what
+    assert secret not in f"{error}{error.hint}"
+    error = refused(tmp_path, f"{STORES}signing: {{trusted: {secret}}}\n")
+    assert secret not in f"{error}{error.hint}"

@@ -36,6 +36,7 @@ def test_a_young_good_one_is_enough() -> None:
         ((line(2), line(1, "failed")), "is failed: because"),
         ((line(2), line(1, "broken-off")), "is broken-off"),
         ((line(2), line(1, "damaged")), "is damaged"),
+        ((line(2), line(1, "unsigned")), "is unsigned"),
         ((line(-1),), "of the future"),
         ((line(1, "begun"),), "there is no good backup"),
     ],
