@@ -187,6 +187,7 @@ class BackupHost:
             yield process
         finally:
             self._signal(signal.SIGCONT)
+            process.send_signal(signal.SIGCONT)  # nsenter stops itself with its child
             process.wait(180)
         assert process.returncode == 0, log.read_text()
 
