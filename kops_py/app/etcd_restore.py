@@ -130,7 +130,10 @@ def _check_spec(spec: ClusterSpec, given: RestoreSettings) -> None:
 def _observe(opened: Session, *, closely: bool) -> RestoreFacts:
     from kops_py.observe.etcd_restore import observe_restore
 
-    return observe_restore(opened.fleet, opened.spec, cancel=opened.cancel, closely=closely)
+    def tell(message: str) -> None:
+        opened.emit(Note(message=message))
+
+    return observe_restore(opened.fleet, opened.spec, cancel=opened.cancel, closely=closely, on_wait=tell)
 
 
 def _check_reachable(facts: RestoreFacts, names: Iterable[str]) -> None:

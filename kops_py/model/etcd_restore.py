@@ -104,6 +104,8 @@ class RestoreHost:
     version: str = ""
     bumps_revision: bool = False
     """Whether its etcd can let revisions jump at a restore (3.4.27, 3.5.10 and newer)."""
+    answers: bool = False
+    """Whether its member has a vote and says how it is, healthy or not."""
     healthy: bool = False
     holds_cluster: bool = False
     revision: int = 0

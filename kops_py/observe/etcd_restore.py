@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 
@@ -19,14 +20,39 @@ from kops_py.tools.bolt import NotADatabaseError, read_database
 
 _LOOK_S = 60.0
 _VERSION_S = 60.0
+_ELECTION_S, _ELECTION_POLL_S = 15.0, 1.0
+"""For a new leader after the old one is gone: etcd's own timeout is a second, a busy machine needs several."""
 _KUBEADM_CONFIG = "/registry/configmaps/kube-system/kubeadm-config"
 
 
-def observe_restore(fleet: Fleet, spec: ClusterSpec, *, cancel: Cancel, closely: bool) -> RestoreFacts:
+def _say_nothing(_: str) -> None:
+    """Tell nobody."""
+
+
+def observe_restore(
+    fleet: Fleet, spec: ClusterSpec, *, cancel: Cancel, closely: bool, on_wait: Callable[[str], None] = _say_nothing
+) -> RestoreFacts:
     """Look at all nodes; ``closely`` also asks each member about itself, and reads the database of a silent one.
 
-    Changes nothing. Raises CancelledError.
+    While most members answer and too few can commit, they may be choosing a leader: that is waited for, so that a
+    quorum is not taken for lost. Changes nothing. Raises CancelledError.
     """
+    members = [h.name for h in (spec.etcd_hosts if spec.external_etcd else spec.control_planes)]
+    until = time.monotonic() + _ELECTION_S
+    while True:
+        facts = _look_at_all(fleet, spec, cancel=cancel, closely=closely)
+        if not closely or not _may_elect([facts.hosts[name] for name in members]) or time.monotonic() >= until:
+            return facts
+        on_wait("most members of etcd answer, and none is their leader yet: waiting for one")
+        cancel.wait(_ELECTION_POLL_S)
+
+
+def _may_elect(members: Sequence[RestoreHost]) -> bool:
+    most = len(members) // 2 + 1
+    return sum(m.healthy for m in members) < most <= sum(m.answers for m in members)
+
+
+def _look_at_all(fleet: Fleet, spec: ClusterSpec, *, cancel: Cancel, closely: bool) -> RestoreFacts:
     external = spec.etcd_hosts
     looked_at = list(dict.fromkeys(h.name for h in (*external, *spec.nodes)))
     closer = {h.name for h in (*external, *spec.control_planes)}
@@ -116,6 +142,7 @@ def _ask_member(host: Host, found: RestoreHost) -> RestoreHost | None:
         version=status.version,
         bumps_revision=tool.bumps_revision(status.version),
         revision=status.revision,
+        answers=not status.is_learner,
         # Without a leader it would take etcdctl's whole time to say that nothing is committed.
         healthy=bool(status.leader_id) and not status.is_learner and _commits(ask(etcdctl.endpoint_health_argv())),
         holds_cluster=_has_keys(ask(etcdctl.etcdctl_argv("get", _KUBEADM_CONFIG, "--keys-only", "--consistency=s"))),
