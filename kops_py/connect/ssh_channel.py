@@ -218,7 +218,7 @@ class ChannelCommand:
             if isinstance(at_once, bytes) and len(at_once) <= _SEND_AT_ONCE_BYTES:
                 with contextlib.suppress(OSError):  # closed: the command has ended already
                     channel.sendall(at_once)
-                    channel.shutdown_write()
+                self._end_input(channel)
                 return
         threading.Thread(target=self._feed, args=(channel,), name="kops-py stdin", daemon=True).start()
 
@@ -235,11 +235,31 @@ class ChannelCommand:
                 return
             try:
                 if not piece:
-                    channel.shutdown_write()
+                    self._end_input(channel)
                     return
                 channel.sendall(piece)
             except (OSError, EOFError):
                 return  # the channel was closed: the command no longer reads
+
+    def _end_input(self, channel: Channel) -> None:
+        """Say that standard input is over, but never after the channel was closed.
+
+        paramiko's shutdown_write makes the message under the channel's lock and sends it afterwards. When its own
+        thread answers the host's close in between, the message comes for a channel that sshd no longer has: it ends
+        the connection ("ieof packet referred to nonexistent channel"), and all commands on it are lost.
+        """
+        transport = self._transport
+        while transport.is_active():
+            with channel.lock, transport.clear_to_send_lock:
+                if channel.closed or channel.eof_sent:
+                    return
+                if transport.clear_to_send.is_set():
+                    message = channel._send_eof()  # type: ignore[attr-defined]
+                    if message is not None:
+                        with contextlib.suppress(OSError, EOFError):  # the connection is gone, which others tell
+                            transport._send_message(message)  # type: ignore[attr-defined]
+                    return
+            transport.clear_to_send.wait(_POLL_S)  # keys are being exchanged
 
     def _pieces(self) -> Iterator[bytes]:
         if isinstance(self._stdin, bytes):
