@@ -126,15 +126,20 @@ class _Drain:
         now = time.monotonic()
         if not self._roster.all_accepted:
             self._silent_since = None
-        elif now - self._kubelet_asked >= _KUBELET_POLL_S:
-            self._kubelet_asked = now
-            ready = self._ask(lambda api: ready_condition(api, self._node, timeout_s=self._request_s()))
-            if ready is not None and ready.get("status") != "Unknown":
-                self._silent_since = None
-            elif ready is not None and self._silent_since is None:
-                self._silent_since = now
-            elif ready is not None and self._silent_since is not None and now - self._silent_since >= _KUBELET_SILENT_S:
-                raise drain_errors.kubelet_gone(self._roster, str(ready.get("lastTransitionTime") or ""))
+            return
+        if now - self._kubelet_asked < _KUBELET_POLL_S:
+            return
+        self._kubelet_asked = now
+        ready = self._ask(lambda api: ready_condition(api, self._node, timeout_s=self._request_s()))
+        if ready is None:
+            return
+        if ready.get("status") != "Unknown":
+            self._silent_since = None
+            return
+        if self._silent_since is None:
+            self._silent_since = now
+        if now - self._silent_since >= _KUBELET_SILENT_S:
+            raise drain_errors.kubelet_gone(self._roster, str(ready.get("lastTransitionTime") or ""))
 
     def _start(self, pool: ThreadPoolExecutor) -> None:
         """Hand every pod that is due to the pool."""

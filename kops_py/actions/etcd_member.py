@@ -20,6 +20,7 @@ from kops_py.connect.base import Host
 from kops_py.engine.run import StepContext
 from kops_py.model.errors import EtcdError, HostError
 from kops_py.model.etcd_restore import AddMember, Mark, PromoteMember, RemoveMember, StopMember
+from kops_py.model.membership import quorum
 from kops_py.tools import etcd_restore as tool
 from kops_py.tools import etcdctl
 
@@ -43,7 +44,7 @@ def remove_member(deps: Deps, action: RemoveMember, ctx: StepContext) -> None:
         if action.peer_url not in member.peer_urls:
             continue
         others = [m for m in _members(deps, healthy[0]) if m.member_id != member.member_id and not m.is_learner]
-        if len(healthy) < len(others) // 2 + 1:
+        if len(healthy) < quorum(len(others)):
             raise EtcdError(
                 "without the lost member no quorum would be left",
                 where=action.node,

@@ -113,18 +113,18 @@ def stage_data(deps: Deps, action: StageData, ctx: StepContext) -> None:
             bump=action.bump,
             has_hash=action.has_hash,
         )
-        try:
-            sh(host, script, ctx)
-        except CommandFailedError as error:
-            raise EtcdError(
-                "etcd cannot restore this snapshot",
-                where=host.name,
-                why=error.why,
-                hint="choose another snapshot; nothing was changed",
-            ) from error
+        run_stage(host, script, ctx, hint="choose another snapshot; nothing was changed")
 
     with undone_on_failure(deps, action.restore, action.stopped):
         everywhere(deps, _nodes(action.members), stage)
+
+
+def run_stage(host: Host, script: str, ctx: StepContext, *, hint: str) -> None:
+    """Run a script of ``stage_script``; raises EtcdError when etcd does not take the snapshot."""
+    try:
+        sh(host, script, ctx)
+    except CommandFailedError as error:
+        raise EtcdError("etcd cannot restore this snapshot", where=host.name, why=error.why, hint=hint) from error
 
 
 def stop_control_planes(deps: Deps, action: StopControlPlanes, ctx: StepContext) -> None:

@@ -53,9 +53,7 @@ def start_controllers(deps: Deps, action: StartControllers, ctx: StepContext) ->
     sh(host, tool.start_script(action.restore, _CONTROLLERS), ctx)
     kubelets = Kubelets(deps.cancel, ctx.progress)
     for pod in _CONTROLLERS:
-        argv = crictl.containers_argv(pod)
-        while not crictl.parse_ids(host.run(argv, sudo=True, timeout_s=_ASK_S, cancel=deps.cancel).out):
-            kubelets.revive(host, pod)
+        while not kubelets.revive(host, pod):
             lacking = f"the kubelet has not started {pod} yet"
             ctx.progress(lacking, waiting=True)
             remaining_s(ctx, lacking, hint="journalctl -u kubelet -n 50; then run the same command again")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kops_py.actions import kubeadm
 from kops_py.actions.deps import Deps
-from kops_py.actions.etcd_restore import OpenSnapshot, sh, upload
+from kops_py.actions.etcd_restore import OpenSnapshot, run_stage, sh, upload
 from kops_py.actions.etcd_restore_perform import RestorePerformer
 from kops_py.actions.kubeadm import KUBELET_CONF
 from kops_py.actions.perform import ClusterPerformer
@@ -114,15 +114,7 @@ def make_data(deps: Deps, action: MakeData, ctx: StepContext) -> None:
         )
     member = action.member
     stage = tool.stage_script(action.restore, image, member, (member,), action.restore, bump=action.bump, has_hash=True)
-    try:
-        sh(host, stage, ctx)
-    except CommandFailedError as error:
-        raise EtcdError(
-            "etcd cannot restore this snapshot",
-            where=host.name,
-            why=error.why,
-            hint="choose another backup; no cluster runs here yet",
-        ) from error
+    run_stage(host, stage, ctx, hint="choose another backup; no cluster runs here yet")
     sh(host, tool.switch_script(action.restore, member.data_dir), ctx)
 
 

@@ -60,7 +60,7 @@ def run_restore(settings: Settings, emit: Emit, confirm: Confirm, *, given: Rest
 
 def _decide(opened: Session, given: RestoreSettings, fetched: Fetched | None) -> Decided:
     from kops_py.runbooks.etcd_restore import etcd_restore
-    from kops_py.runbooks.etcd_restore_choice import choose_run, member_hosts, restore_findings
+    from kops_py.runbooks.etcd_restore_choice import choose_run, restore_findings
     from kops_py.runbooks.preflight import mark_ignored
 
     spec = opened.spec
@@ -73,7 +73,7 @@ def _decide(opened: Session, given: RestoreSettings, fetched: Fetched | None) ->
     if run.kind is not RestoreKind.MEMBER and snapshot is None:
         raise ConfigError(
             "nothing was named that could be restored",
-            why=f"{len(facts.serving)} of {len(member_hosts(spec))} members of etcd serve",
+            why=f"{len(facts.serving)} of {len(spec.member_hosts)} members of etcd serve",
             hint="name a backup (kops-py etcd list), --from FILE, or a member's data with --from-member HOST",
         )
     if run.kind is RestoreKind.NEW_MACHINES:
@@ -110,9 +110,7 @@ def _decide(opened: Session, given: RestoreSettings, fetched: Fetched | None) ->
 
 
 def _check_spec(spec: ClusterSpec, given: RestoreSettings) -> None:
-    from kops_py.runbooks.etcd_restore_choice import member_hosts
-
-    hosts = [h.name for h in member_hosts(spec)]
+    hosts = [h.name for h in spec.member_hosts]
     if not hosts:
         raise ConfigError(
             "the inventory names no host of etcd",
@@ -205,9 +203,7 @@ def _arguments(
 
 def _tell(opened: Session, facts: RestoreFacts, run: RestoreRun, snapshot: SnapshotFacts | None) -> None:
     """Say what was found, in one line each: the person who reads it has no other sight of the cluster."""
-    from kops_py.runbooks.etcd_restore_choice import member_hosts
-
-    for host in member_hosts(opened.spec):
+    for host in opened.spec.member_hosts:
         found = facts.hosts[host.name]
         if not found.reachable:
             continue

@@ -47,6 +47,11 @@ def read_removal_mark(text: str) -> RemovalMark | None:
     return RemovalMark(value["cluster"], run, reason, at, done=value.get("done") is True)
 
 
+def quorum(members: int) -> int:
+    """Return how many of so many members decide."""
+    return members // 2 + 1
+
+
 def quorum_problem(members: Iterable[EtcdMember], leaving: str) -> str:
     """Say why etcd must not lose this member now; empty when it may go, or is gone already.
 
@@ -60,9 +65,9 @@ def quorum_problem(members: Iterable[EtcdMember], leaving: str) -> str:
         return "it is etcd's only voting member"
     sick = [m.name or f"{m.member_id:x}" for m in rest if not m.healthy]
     healthy, before = len(rest) - len(sick), sum(m.healthy for m in voters)
-    if before < len(voters) // 2 + 1:
+    if before < quorum(len(voters)):
         return f"etcd has no quorum: {before} of {len(voters)} voting members are healthy"
-    if healthy < len(rest) // 2 + 1:
+    if healthy < quorum(len(rest)):
         return f"{healthy} of the {len(rest)} members that stay are healthy, which is no quorum ({', '.join(sick)})"
     return ""
 

@@ -312,6 +312,11 @@ class ClusterSpec:
         return tuple(h for h in self.hosts if Group.ETCD in h.groups)
 
     @property
+    def member_hosts(self) -> tuple[HostSpec, ...]:
+        """Return the hosts that are to run a member of etcd: the control planes, or those of an external one."""
+        return self.etcd_hosts if self.external_etcd else self.control_planes
+
+    @property
     def external(self) -> ExternalEtcd | None:
         """Return the etcd outside the control planes; None when kubeadm runs etcd on them."""
         if not self.external_etcd:

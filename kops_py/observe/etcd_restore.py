@@ -12,6 +12,7 @@ from types import MappingProxyType
 from kops_py.connect.base import Cancel, Fleet, Host
 from kops_py.model.errors import HostError, KopsError
 from kops_py.model.etcd_restore import Mark, RestoreFacts, RestoreHost
+from kops_py.model.membership import quorum
 from kops_py.model.spec import ClusterSpec
 from kops_py.observe.host_file import HostFile
 from kops_py.tools import crictl, etcdctl
@@ -37,19 +38,17 @@ def observe_restore(
     While most members answer and too few can commit, they may be choosing a leader: that is waited for, so that a
     quorum is not taken for lost. Changes nothing. Raises CancelledError.
     """
-    members = [h.name for h in (spec.etcd_hosts if spec.external_etcd else spec.control_planes)]
     until = time.monotonic() + _ELECTION_S
     while True:
         facts = _look_at_all(fleet, spec, cancel=cancel, closely=closely)
-        if not closely or not _may_elect([facts.hosts[name] for name in members]) or time.monotonic() >= until:
+        if not closely or not _may_elect([facts.hosts[h.name] for h in spec.member_hosts]) or time.monotonic() >= until:
             return facts
         on_wait("most members of etcd answer, and none is their leader yet: waiting for one")
         cancel.wait(_ELECTION_POLL_S)
 
 
 def _may_elect(members: Sequence[RestoreHost]) -> bool:
-    most = len(members) // 2 + 1
-    return sum(m.healthy for m in members) < most <= sum(m.answers for m in members)
+    return sum(m.healthy for m in members) < quorum(len(members)) <= sum(m.answers for m in members)
 
 
 def _look_at_all(fleet: Fleet, spec: ClusterSpec, *, cancel: Cancel, closely: bool) -> RestoreFacts:

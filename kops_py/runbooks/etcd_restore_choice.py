@@ -15,7 +15,8 @@ from kops_py.model.etcd_restore import (
     SnapshotFacts,
 )
 from kops_py.model.finding import Finding, FindingKind, Severity, few
-from kops_py.model.spec import ClusterSpec, HostSpec
+from kops_py.model.membership import quorum
+from kops_py.model.spec import ClusterSpec
 from kops_py.runbooks import new_machines_findings
 
 QUORUM_SERVES = FindingKind(
@@ -137,8 +138,8 @@ def _word(source: str) -> str:
 
 
 def _kind(spec: ClusterSpec, facts: RestoreFacts) -> RestoreKind:
-    planes = [facts.hosts[h.name] for h in member_hosts(spec)]
-    answering = [facts.hosts[h.name] for h in (*member_hosts(spec), *spec.control_planes)]
+    planes = [facts.hosts[h.name] for h in spec.member_hosts]
+    answering = [facts.hosts[h.name] for h in (*spec.member_hosts, *spec.control_planes)]
     if any(h.reachable for h in answering) and all(h.is_bare for h in answering if h.reachable):
         return RestoreKind.NEW_MACHINES
     serving = [h for h in planes if h.serves]
@@ -148,19 +149,9 @@ def _kind(spec: ClusterSpec, facts: RestoreFacts) -> RestoreKind:
     return RestoreKind.QUORUM if any(h.revision and not is_empty(h) for h in planes) else RestoreKind.ALL
 
 
-def member_hosts(spec: ClusterSpec) -> tuple[HostSpec, ...]:
-    """Return the hosts that are to run a member: the control planes, or those of an external etcd."""
-    return spec.etcd_hosts if spec.external_etcd else spec.control_planes
-
-
 def is_empty(host: RestoreHost) -> bool:
     """Whether a member answers and nothing of a cluster is in it: whatever its revision, there is nothing to lose."""
     return host.healthy and not host.holds_cluster
-
-
-def quorum(members: int) -> int:
-    """Return how many of so many members decide."""
-    return members // 2 + 1
 
 
 def unfinished(facts: RestoreFacts) -> tuple[RestoreRun, ...]:
@@ -177,7 +168,7 @@ def unfinished(facts: RestoreFacts) -> tuple[RestoreRun, ...]:
 def new_members(spec: ClusterSpec, facts: RestoreFacts, run: RestoreRun) -> tuple[NewMember, ...]:
     """Return the members a restore makes: all that can be reached, or the lost ones that are replaced."""
     found = []
-    for spec_host in member_hosts(spec):
+    for spec_host in spec.member_hosts:
         host = facts.hosts[spec_host.name]
         if not host.reachable or not host.peer_url:
             continue
@@ -201,7 +192,7 @@ def restore_findings(
 
     Of one that was begun only what may have changed since is looked at: the rest was decided when it began.
     """
-    planes = [facts.hosts[h.name] for h in member_hosts(spec)]
+    planes = [facts.hosts[h.name] for h in spec.member_hosts]
     return (
         *_unreachable(spec, facts),
         *_unfit(planes, run),
@@ -211,7 +202,7 @@ def restore_findings(
 
 
 def _unreachable(spec: ClusterSpec, facts: RestoreFacts) -> Iterator[Finding]:
-    members = member_hosts(spec)
+    members = spec.member_hosts
     for host in (*members, *(h for h in spec.nodes if h not in members)):
         found = facts.hosts[host.name]
         if found.problem is not None:

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from kops_py.model.facts import HostFacts
 from kops_py.model.finding import Finding, FindingKind, Severity, capped, few
+from kops_py.model.membership import quorum
 from kops_py.model.upgrade import UpgradeFacts
 from kops_py.model.version import TABLE, MinorFacts, Version
 from kops_py.runbooks.preflight_check import numbers, readable
@@ -246,7 +247,7 @@ def _etcd_members(hops: Hops, facts: UpgradeFacts) -> Iterator[Finding]:
         len(facts.etcd_expected | members.keys()),
     )
     # one healthy member goes away while it is upgraded
-    too_few = healthy - 1 < total // 2 + 1
+    too_few = healthy - 1 < quorum(total)
     for name, problem in problems.items():
         why = "kubeadm's check wants every member" if wants_all else "without it another one may not go away"
         if wants_all or too_few:
