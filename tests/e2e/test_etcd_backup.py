@@ -15,7 +15,7 @@ from tests.e2e import backups
 from tests.e2e.bed import Bed
 from tests.e2e.program import Finished, Running
 from tests.fakes.etcd_load import fill_quickly
-from tests.integration.backup.s3_server import ACCESS_KEY, SECRET_KEY, NoServerError, S3Server, keys_in
+from tests.integration.backup.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, keys_in, running_server
 
 PLANES = ("n1", "n2", "n3")
 PKI = "/etc/kubernetes/pki/etcd"
@@ -36,12 +36,8 @@ def test_backups_of_a_real_cluster(bed: Bed) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[S3Server]:
-    try:
-        server = S3Server(tmp_path)
-    except NoServerError as error:
-        pytest.skip(str(error))
-    yield server
-    server.close()
+    with running_server(tmp_path) as server:
+        yield server
 
 
 @pytest.mark.timeout(3000)

@@ -11,9 +11,12 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import obstore
+import pytest
 from obstore.store import S3Store
 
 from tests.ports import free_port
@@ -113,3 +116,16 @@ class S3Server:
 def keys_in(bucket: S3Store) -> list[str]:
     """Return all keys of a bucket."""
     return sorted(one["path"] for page in obstore.list(bucket) for one in page)
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[S3Server]:
+    """Run a server with its log in a folder; skips the test where its packages cannot be had."""
+    try:
+        server = S3Server(folder)
+    except NoServerError as error:
+        pytest.skip(str(error))
+    try:
+        yield server
+    finally:
+        server.close()

@@ -19,6 +19,7 @@ from kops_py.backup.new import NewBackup
 from kops_py.model.backup import DirectoryStoreSpec
 from kops_py.model.errors import ExitCode, StoreError
 from tests.fakes.stores import ME, SOURCE, Clock, catalogue_of, make_backup, pieces, snapshot, spec_of
+from tests.integration.disks import small_file_system
 
 ID = "prod/20261125T120000Z-00000000"
 
@@ -26,16 +27,8 @@ ID = "prod/20261125T120000Z-00000000"
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 4 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "kops-py-test", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
+    with small_file_system(tmp_path / "disk", 4) as disk:
+        yield disk
 
 
 def noise(size_mb: int) -> Iterator[bytes]:

@@ -29,7 +29,7 @@ from kops_py.model.errors import DamagedError, ExitCode, ObjectExistsError, Obje
 from tests.fakes.stores import ME, RESTORED, SOURCE, Clock, catalogue_of, pieces, snapshot, spec_of
 from tests.fakes.tcp_proxy import TcpProxy
 from tests.integration.backup.denying import Denying
-from tests.integration.backup.s3_server import ACCESS_KEY, SECRET_KEY, NoServerError, S3Server, keys_in
+from tests.integration.backup.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, keys_in, running_server
 
 ID = "prod/20261125T120000Z-00000000"
 KEYS = Credentials(ACCESS_KEY, SECRET_KEY)
@@ -38,12 +38,8 @@ BUCKETS = iter(f"bucket-{n}" for n in range(1000))
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    try:
-        server = S3Server(tmp_path_factory.mktemp("s3"))
-    except NoServerError as error:
-        pytest.skip(str(error))
-    yield server
-    server.close()
+    with running_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture

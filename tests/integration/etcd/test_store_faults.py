@@ -21,7 +21,8 @@ from kops_py.model.backup import S3StoreSpec
 from tests.e2e.program import Finished, Program
 from tests.fakes.tcp_proxy import TcpProxy
 from tests.integration.backup.denying import Denying
-from tests.integration.backup.s3_server import ACCESS_KEY, SECRET_KEY, NoServerError, S3Server, keys_in
+from tests.integration.backup.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, keys_in, running_server
+from tests.integration.disks import small_file_system
 from tests.integration.etcd.host import kubeadm_host, operator, set_backup, unavailable_reason
 from tests.integration.etcd.members import Members
 
@@ -60,12 +61,8 @@ def bed(one: Members, tmp_path: Path) -> Iterator[Bed]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    try:
-        server = S3Server(tmp_path_factory.mktemp("s3"))
-    except NoServerError as error:
-        pytest.skip(str(error))
-    yield server
-    server.close()
+    with running_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture
@@ -92,16 +89,8 @@ def unfinished(bucket: str, server: S3Server) -> list[str]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=24m,mode=0700", "kops-py-test", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
+    with small_file_system(tmp_path / "disk", 24) as disk:
+        yield disk
 
 
 def test_a_full_disk(bed: Bed, small_disk: Path) -> None:
