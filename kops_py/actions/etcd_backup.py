@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -168,23 +169,45 @@ def prove_restore(
     """Restore a backup into a scratch etcd and record what came of it in every one of these stores.
 
     ``on`` is the host to do it on (None: here), ``hosts`` are those whose programs may be fetched. Without ``plain``
-    what is restored is what the first store gives back. In every store all stored bytes are read and compared.
-    What proves it wrong is recorded as well. Raises DamagedError then, BackupError when it could not be proven.
+    what is restored is what the first store gives back. In every store all stored bytes are read and compared,
+    meanwhile. What proves it wrong is recorded as well. Raises DamagedError then, BackupError when it could not be
+    proven.
     """
+    with _reading_back(work, catalogues, manifest) as read_back:
+        try:
+            contents = _restore(work, catalogues[0], manifest, on, hosts, plain)
+            restored = _restored(manifest, contents)
+            check_restored(manifest, restored)
+            _compare_samples(manifest, contents, live)
+        except DamagedError as error:
+            for catalogue in catalogues:
+                catalogue.add_proof(_refutation(work, manifest, error))
+            raise
+        _record_proofs(work, manifest, restored, read_back)
+    return contents
+
+
+@contextmanager
+def _reading_back(
+    work: Work, catalogues: Sequence[Catalogue], manifest: Manifest
+) -> Iterator[Sequence[tuple[Catalogue, Future[dict[str, str]]]]]:
+    """Read what the stores have in a thread, one store after the other; what has not begun at the end is left out."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="kops-py read back")
     try:
-        contents = _restore(work, catalogues[0], manifest, on, hosts, plain)
-        restored = _restored(manifest, contents)
-        check_restored(manifest, restored)
-        _compare_samples(manifest, contents, live)
-    except DamagedError as error:
-        for catalogue in catalogues:
-            catalogue.add_proof(_refutation(work, manifest, error))
-        raise
+        yield [(c, pool.submit(check_stored, c, manifest, cancel=work.cancel)) for c in catalogues]
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _record_proofs(
+    work: Work, manifest: Manifest, restored: Restored, read_back: Sequence[tuple[Catalogue, Future[dict[str, str]]]]
+) -> None:
+    """Record in every store what was proven of it; raises the first error when it is not proven in all of them."""
     failed: list[KopsError] = []
-    for catalogue in catalogues:
+    for catalogue, reading in read_back:
         work.tell(f"reading back what {catalogue.store.name} stored")
         try:
-            stored = check_stored(catalogue, manifest, cancel=work.cancel)
+            stored = reading.result()
             catalogue.add_proof(
                 proof_of(manifest, ProofKind.RESTORE, stored, me=work.me, at=work.clock(), restored=restored)
             )
@@ -195,7 +218,6 @@ def prove_restore(
             failed.append(error)
     if failed:
         raise failed[0]
-    return contents
 
 
 def _restore(
@@ -222,7 +244,7 @@ def _restore(
         return prove_on(on, source, size_bytes=size, cancel=work.cancel)
 
     if plain is not None:
-        plain.seek(0)
+        plain.seek(0)  # writes out what is still held back
         return prove(cast("BinaryIO", plain))
 
     def read(write: Callable[[bytes], None]) -> None:
@@ -246,7 +268,7 @@ class _Reader:
 
 
 @contextmanager
-def _pumped(produce: Callable[[Callable[[bytes], None]], None], work: Work, what: str) -> Iterator[Pipe]:
+def _pumped(produce: Callable[[Callable[[bytes | memoryview], None]], None], work: Work, what: str) -> Iterator[Pipe]:
     """Give a pipe that ``produce`` fills in a thread; nobody waits for the other when one of them fails."""
     pipe = Pipe(what, timeout_s=work.spec.store_timeout_s, cancel=work.cancel)
     thread = pumped(produce, pipe)
@@ -257,7 +279,9 @@ def _pumped(produce: Callable[[Callable[[bytes], None]], None], work: Work, what
         thread.join(work.spec.store_timeout_s)
 
 
-def _snapshot(host: Host, access: EtcdAccess, write: Callable[[bytes], None], timeout_s: float, work: Work) -> None:
+def _snapshot(
+    host: Host, access: EtcdAccess, write: Callable[[memoryview], None], timeout_s: float, work: Work
+) -> None:
     """Stream a member's snapshot; raises EtcdError when the member refuses, HostError, DamagedError."""
     told = time.monotonic()
 

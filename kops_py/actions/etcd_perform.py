@@ -89,8 +89,9 @@ class BackupPerformer:
             )
         work = self._work
         can_read = bool(work.identities) or not work.recipients
+        keep_plain = action.verify == Verify.RESTORE and not can_read
         self._taken = take(
-            work, self._facts, member, action.bundles, keep_plain=not can_read, timeout_s=ctx.remaining_s()
+            work, self._facts, member, action.bundles, keep_plain=keep_plain, timeout_s=ctx.remaining_s()
         )
         work.tell(f"backup {self._taken.manifest.id} is stored")
 

@@ -15,6 +15,7 @@ from kops_py.engine.run import StepContext
 from kops_py.model.actions import WaitNode
 from kops_py.model.errors import DeadlineError, EtcdError, KubeError, UnreachableError
 from kops_py.model.facts import NodeFacts
+from kops_py.model.quantity import number_of
 from kops_py.observe.cluster import (
     cluster_configuration,
     dns_problems,
@@ -33,9 +34,8 @@ _SYSTEM = "/api/v1/namespaces/kube-system"
 _SETTLE_POLL_S = 1.0
 _ASK_S = 15.0
 _KUBE_PROXY = "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
-_TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
-"""Counts changes of a DaemonSet's template; its pods carry theirs as a label (kubernetes: pkg/controller/daemon)."""
-_PROXY_S = 90.0
+_LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
+_ELECTED = ("kube-controller-manager", "kube-scheduler")
 _ENDING_S = 30.0
 
 
@@ -43,15 +43,18 @@ def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
     """Wait until the node is healthy at its version, with all that belongs to it.
 
     That is: Ready, at the version, static pods healthy, kube-proxy and all other DaemonSet pods on it Ready, DNS
-    available, every etcd member healthy and caught up. Raises KubeError naming what is still lacking at the deadline.
+    available; of a control plane besides: the cluster's controllers and scheduler at work, every etcd member healthy
+    and caught up. Raises KubeError naming what is still lacking at the deadline.
     """
     if action.control_plane:
         wait_static_pods(deps, action.node, ctx)
-    etcd = EtcdGate()
+    etcd, leaders = EtcdGate(), LeaderGate()
 
     def lacking() -> tuple[str, ...]:
         try:
-            problems = _node_problems(deps.kube.api(), deps.fleet.host(action.node), action)
+            api = deps.kube.api()
+            idle = leaders.problems(api) if action.control_plane else ()
+            problems = _node_problems(api, deps.fleet.host(action.node), action) or idle
         except (UnreachableError, DeadlineError) as error:
             problems = (str(error),)
         if not problems and action.control_plane:
@@ -61,55 +64,46 @@ def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
     _wait(lacking, ctx, _POLL_S, f"{action.node} is not healthy")
 
 
-def wait_addons(deps: Deps, node: str, ctx: StepContext) -> None:
-    """Wait until what kubeadm changed of DNS serves, and of kube-proxy has come by this node; raises KubeError.
+class LeaderGate:
+    """Sees whether somebody leads the controllers and the scheduler: whether its lease is renewed while we look.
 
-    Before its kubelet is restarted: one that is restarted while a pod of the rollout is ending may leave it so for
-    minutes (seen with v1.20.2: the pod worker of a terminating pod is not picked up again). The rollout takes one
-    node after the other, hours where there are thousands: after ``_PROXY_S`` the run goes on.
+    One that was restarted waits for the old lease to run out, some 15 s (kube-controller-manager --leader-elect-*);
+    until then an evicted pod is not made anew anywhere. Clocks do not come into it.
     """
-    until = time.monotonic() + _PROXY_S
 
-    def lacking() -> tuple[str, ...]:
-        api = deps.kube.api()
-        return (*_dns_problems(api), *(_proxy_problems(api, node) if time.monotonic() < until else ()))
+    def __init__(self) -> None:
+        self._seen: dict[str, str] = {}
+        self._renewed: set[str] = set()
 
-    _wait(lacking, ctx, _POLL_S, "the add-ons are not rolled out")
+    def problems(self, api: KubeApi) -> tuple[str, ...]:
+        """Name those whose lease has not been renewed since the first look; leases that are not there do not count."""
+        for name in _ELECTED:
+            if name in self._renewed:
+                continue
+            lease = api.get_or_none(f"{_LEASES}/{name}")
+            at = str(((lease or {}).get("spec") or {}).get("renewTime") or "")
+            if lease is None or self._seen.setdefault(name, at) != at:
+                self._renewed.add(name)
+        return tuple(f"{name}: nobody renews its lease" for name in _ELECTED if name not in self._renewed)
 
 
 def wait_no_proxy_ending(deps: Deps, node: str, ctx: StepContext) -> None:
-    """Wait for a moment in which kube-proxy's pod here is not ending, at most ``_ENDING_S``; see wait_addons."""
+    """Wait for a moment in which kube-proxy's pod here is not ending, at most ``_ENDING_S``.
+
+    After kubeadm it is rolled out, one node after the other, while the run goes on. A kubelet that is restarted while
+    a pod is ending may leave it so for minutes (seen with v1.20.2: its pod worker is not picked up again).
+    """
     until = time.monotonic() + _ENDING_S
 
     def lacking() -> tuple[str, ...]:
         if time.monotonic() >= until:
             return ()
-        ending = [p for p in _proxy_pods(deps.kube.api(), node) if p["metadata"].get("deletionTimestamp")]
+        params = {"labelSelector": "k8s-app=kube-proxy", "fieldSelector": f"spec.nodeName={node}"}
+        pods = deps.kube.api().items(f"{_SYSTEM}/pods", params=params)
+        ending = [p for p in pods if p["metadata"].get("deletionTimestamp")]
         return (f"kube-proxy on {node}: its old pod is ending",) if ending else ()
 
     _wait(lacking, ctx, _POLL_S, "kube-proxy is being replaced")
-
-
-def _proxy_problems(api: KubeApi, node: str) -> tuple[str, ...]:
-    """Say what keeps kube-proxy on this node from being the newest and Ready."""
-    proxy = api.get_or_none(_KUBE_PROXY)
-    if proxy is None:
-        return ()
-    metadata, status = proxy["metadata"], proxy.get("status") or {}
-    if int(status.get("observedGeneration") or 0) < int(metadata.get("generation") or 0):
-        return ("kube-proxy: its rollout has not begun",)
-    wanted = (metadata.get("annotations") or {}).get(_TEMPLATE_GENERATION)
-    pods = _proxy_pods(api, node)
-    found = [problem for pod in pods if (problem := pod_problem(pod))]
-    old = [p for p in pods if wanted and (p["metadata"].get("labels") or {}).get("pod-template-generation") != wanted]
-    if old:
-        found.append("its pod is still the old one")
-    return tuple(f"kube-proxy on {node}: {problem}" for problem in (found if pods else ["it has no pod"]))
-
-
-def _proxy_pods(api: KubeApi, node: str) -> list[JsonObject]:
-    params = {"labelSelector": "k8s-app=kube-proxy", "fieldSelector": f"spec.nodeName={node}"}
-    return list(api.items(f"{_SYSTEM}/pods", params=params))
 
 
 def _node_problems(api: KubeApi, host: Host, action: WaitNode) -> tuple[str, ...]:
@@ -213,7 +207,9 @@ def _external_etcd_problems(deps: Deps) -> tuple[str, ...]:
 def unavailable_workloads(api: KubeApi) -> dict[str, str]:
     """Return the workloads with fewer available pods than they want; raises KubeError.
 
-    A node that is out of service for now may lack its pod of a DaemonSet; wait_node looks at these node by node.
+    A node that is out of service for now may lack its pod of a DaemonSet; wait_node looks at these node by node. One
+    whose pods are being replaced may lack as many as it allows itself: kubeadm's new kube-proxy comes to one node
+    after the other, which takes hours where there are thousands.
     """
     found = {name: f"{there} of {wanted} available" for name, there, wanted in _workloads(api) if there < wanted}
     daemons = [(name, there, wanted) for name, there, wanted in _daemons(api) if there < wanted]
@@ -232,7 +228,16 @@ def _daemons(api: KubeApi) -> Iterator[tuple[str, int, int]]:
     for item in api.items("/apis/apps/v1/daemonsets"):
         metadata, status = item["metadata"], item.get("status") or {}
         name = f"DaemonSet {metadata['namespace']}/{metadata['name']}"
-        yield name, int(status.get("numberAvailable") or 0), int(status.get("desiredNumberScheduled") or 0)
+        wanted = int(status.get("desiredNumberScheduled") or 0)
+        yield name, int(status.get("numberAvailable") or 0), wanted - _under_way(item, wanted)
+
+
+def _under_way(daemon: JsonObject, wanted: int) -> int:
+    """Return how many pods a DaemonSet may lack for its own rollout; 0 when there is none (pkg/controller/daemon)."""
+    status, strategy = daemon.get("status") or {}, (daemon.get("spec") or {}).get("updateStrategy") or {}
+    if int(status.get("updatedNumberScheduled") or 0) >= wanted or strategy.get("type") != "RollingUpdate":
+        return 0
+    return number_of((strategy.get("rollingUpdate") or {}).get("maxUnavailable", 1), wanted)
 
 
 def _workloads(api: KubeApi) -> Iterator[tuple[str, int, int]]:

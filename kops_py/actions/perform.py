@@ -228,7 +228,6 @@ class ClusterPerformer:
                 kubeadm.verify_member(self._deps, node, control_plane, ctx)
             case UpgradeWithKubeadm(control_plane=True, node=node):
                 static_pods.wait_static_pods(self._deps, node, ctx)
-                gates.wait_addons(self._deps, node, ctx)
             case DefragmentMember() as action:
                 etcd.verify_defragmented(self._deps.fleet, etcd_targets(self._deps.spec), action, ctx)
             case RestartApiServer(node=node):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from kops_py.actions.etcd_backup import Work
     from kops_py.actions.etcd_perform import BackupPerformer
     from kops_py.backup.catalogue import Catalogue, Entry
+
+
+_FRESH_S = 10.0
+"""A member that was healthy so long ago is asked for its snapshot without another look."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,7 +60,9 @@ def run_backup(settings: Settings, emit: Emit, confirm: Confirm, *, given: Backu
 
     spec = load_spec(settings)
     with on_failure(spec, "etcd backup", emit) as outcome:
-        result = run_operation(settings, emit, confirm, "etcd-backup", lambda s: _decide(s, given), exclusive=False)
+        result = run_operation(
+            settings, emit, confirm, "etcd-backup", lambda s: _decide(s, given), exclusive=False, spec=spec
+        )
         if result.errors:
             outcome.failed(result.errors[0])
         return result
@@ -71,8 +77,9 @@ def _decide(opened: Session, given: BackupSettings) -> Decided:
     work = make_work(opened, given.identity, makes_one=True)
     can_read = bool(work.identities) or not work.recipients
     arguments = BackupArguments(given.verify or backup.verify, given.verify_on, given.prune, can_read)
-    decision = plan_backup(spec, backup, observe(opened), arguments)
-    performer = make_performer(opened, work)
+    seen, at_s = observe(opened), time.monotonic()
+    decision = plan_backup(spec, backup, seen, arguments)
+    performer = make_performer(opened, work, lambda: seen if time.monotonic() - at_s < _FRESH_S else observe(opened))
 
     def replan() -> tuple[Plan, Facts]:
         return Plan("etcd-backup", spec.name, ()), Facts(hosts={})  # what comes next depends on nothing outside
@@ -264,11 +271,11 @@ def _signing_key(backup: BackupSpec) -> str | None:
     return key
 
 
-def make_performer(opened: Session, work: Work) -> BackupPerformer:
-    """Return what carries out the steps of a backup."""
+def make_performer(opened: Session, work: Work, look: Callable[[], EtcdFacts] | None = None) -> BackupPerformer:
+    """Return what carries out the steps of a backup; ``look`` is how it sees etcd just before."""
     from kops_py.actions.etcd_perform import BackupPerformer
 
-    return BackupPerformer(work, lambda: observe(opened))
+    return BackupPerformer(work, look or (lambda: observe(opened)))
 
 
 def read_identities(backup: BackupSpec, given: Path | None) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from kops_py.model.plan import Plan
 if TYPE_CHECKING:
     from kops_py.connect.lease import ClusterLease
     from kops_py.engine.run import Performer
+    from kops_py.model.spec import ClusterSpec
 
 
 _LEASE_TTL_S = 90.0
@@ -81,22 +82,29 @@ Decide = Callable[[Session], Decided]
 
 
 def run_operation(
-    settings: Settings, emit: Emit, confirm: Confirm, name: str, decide: Decide, *, exclusive: bool = True
+    settings: Settings,
+    emit: Emit,
+    confirm: Confirm,
+    name: str,
+    decide: Decide,
+    *,
+    exclusive: bool = True,
+    spec: ClusterSpec | None = None,
 ) -> RunResult:
     """Plan an operation and, unless only the plan is wanted, carry it out; raises KopsError before it starts.
 
+    ``spec`` is what the operator's files say, when the caller has read them.
     ``exclusive`` False is for what changes nothing in the cluster (backups): it takes no Lease there, and a lock of
     its own here, so that it runs beside an upgrade, but not twice at once. The reports that ``settings`` ask for are
     written at the end, however it ends.
     """
     with reporting(settings, emit, name) as told:
-        return _run_operation(settings, told, confirm, name, decide, exclusive)
+        return _run_operation(settings, spec or load_spec(settings), told, confirm, name, decide, exclusive)
 
 
 def _run_operation(
-    settings: Settings, emit: Emit, confirm: Confirm, name: str, decide: Decide, exclusive: bool
+    settings: Settings, spec: ClusterSpec, emit: Emit, confirm: Confirm, name: str, decide: Decide, exclusive: bool
 ) -> RunResult:
-    spec = load_spec(settings)
     if settings.plan_only:
         with session(settings, spec, emit) as opened:
             return _tell(opened, decide(opened))

@@ -16,6 +16,7 @@ from kops_py.model.backup import DirectoryStoreSpec
 from kops_py.model.errors import ObjectExistsError, ObjectMissingError, StoreError
 
 _PIECE_BYTES = 1024 * 1024
+_WRITE_BACK_BYTES = 32 * 1024 * 1024
 _PARTIAL = ".partial"
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
@@ -154,7 +155,7 @@ class DirectoryStore:
 
     def _write(self, partial: Path, target: Path, chunks: Iterable[bytes], path: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        size = 0
+        size = told = 0
         with os.fdopen(os.open(partial, flags, 0o600), "wb", buffering=0) as stream:
             os.fchmod(stream.fileno(), 0o600)
             for data in chunks:
@@ -163,6 +164,10 @@ class DirectoryStore:
                     written = stream.write(view) or 0
                     size += written
                     view = view[written:]
+                if size - told > _WRITE_BACK_BYTES:
+                    # the disk begins now, not with fsync; and the page cache is left to those who need it
+                    os.posix_fadvise(stream.fileno(), 0, size, os.POSIX_FADV_DONTNEED)
+                    told = size
             os.fsync(stream.fileno())
         self._give_name(partial, target, path)
         _sync_folder(target.parent)

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
+from kops_py.backup.pipe import Blocks
 from kops_py.backup.store import Store
 from kops_py.connect.base import Cancel
 from kops_py.model.errors import KopsError, StoreError
 
-_BLOCK_BYTES = 1024 * 1024
 _DEPTH = 4
 _LOOK_S = 0.2
 
@@ -98,21 +98,17 @@ class FanOut:
         self._lanes = [_Lane(store, path) for store in stores]
         self._stall_s = stall_s
         self._cancel = cancel
-        self._pending = bytearray()
+        self._blocks = Blocks()
 
     def write(self, data: bytes) -> None:
         """Take a piece; waits for the slowest store. Raises StoreError when no store is left, CancelledError."""
-        self._pending += data
-        while len(self._pending) >= _BLOCK_BYTES:
-            block = bytes(self._pending[:_BLOCK_BYTES])
-            del self._pending[:_BLOCK_BYTES]
+        if (block := self._blocks.add(data)) is not None:
             self._give(block)
 
     def commit(self) -> tuple[Store, ...]:
         """End the stream and return the stores that have the object; raises StoreError when none has."""
-        if self._pending:
-            self._give(bytes(self._pending))
-            self._pending.clear()
+        if rest := self._blocks.rest():
+            self._give(rest)
         self._give(None)
         for lane in self._lanes:
             self._await_end(lane)

@@ -18,8 +18,29 @@ class BrokenPipe(Exception):  # noqa: N818  the name the world gives it
     """The reading side is gone; the writer has nothing more to do."""
 
 
+class Blocks:
+    """Pieces of any size put together to blocks of a megabyte, each byte copied once."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes | memoryview] = []
+        self._size_bytes = 0
+
+    def add(self, data: bytes | memoryview) -> bytes | None:
+        """Take a piece, which is not to change afterwards; returns a block when there is enough for one."""
+        self._pieces.append(data)
+        self._size_bytes += len(data)
+        return self.rest() if self._size_bytes >= BLOCK_BYTES else None
+
+    def rest(self) -> bytes:
+        """Return what came since the last block, and forget it."""
+        block = b"".join(self._pieces)
+        self._pieces.clear()
+        self._size_bytes = 0
+        return block
+
+
 class Pipe:
-    """At most four blocks of a megabyte are under way, so the faster side waits for the slower one.
+    """At most four blocks of about a megabyte are under way, so the faster side waits for the slower one.
 
     The producer calls ``write`` and at its end ``close`` (with what went wrong, if anything). The consumer iterates
     and gets the producer's exception at its place; it calls ``abandon`` when it stops early. ``timeout_s`` is how
@@ -31,24 +52,21 @@ class Pipe:
         self._timeout_s = timeout_s
         self._cancel = cancel
         self._queue: queue.Queue[bytes | None] = queue.Queue(_DEPTH)
-        self._pending = bytearray()
+        self._blocks = Blocks()
         self._error: BaseException | None = None
         self._abandoned = threading.Event()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Take a piece; waits while the consumer is behind. Raises BrokenPipe when it is gone."""
-        self._pending += data
-        while len(self._pending) >= BLOCK_BYTES:
-            block = bytes(self._pending[:BLOCK_BYTES])
-            del self._pending[:BLOCK_BYTES]
+        if (block := self._blocks.add(data)) is not None:
             self._put(block)
 
     def close(self, error: BaseException | None = None) -> None:
         """End the stream; with ``error`` the consumer gets that instead of the end."""
         self._error = error
         try:
-            if self._pending and error is None:
-                self._put(bytes(self._pending))
+            if error is None and (rest := self._blocks.rest()):
+                self._put(rest)
             self._put(None)
         except BrokenPipe:
             pass
@@ -90,7 +108,7 @@ class Pipe:
         )
 
 
-def pumped(produce: Callable[[Callable[[bytes], None]], None], pipe: Pipe) -> threading.Thread:
+def pumped(produce: Callable[[Callable[[bytes | memoryview], None]], None], pipe: Pipe) -> threading.Thread:
     """Start a thread in which ``produce`` writes into the pipe, and close the pipe when it ends, however it ends."""
 
     def work() -> None:

@@ -67,7 +67,7 @@ class TrailerHash:
         self._last = b""
         self.size_bytes = 0
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """Take the next piece."""
         self.size_bytes += len(data)
         if len(data) >= _TRAILER_BYTES:

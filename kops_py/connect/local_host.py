@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import threading
 import time
@@ -42,21 +44,25 @@ class LocalHost:
         cancel: Cancel | None = None,
         stdout_to: Callable[[bytes], None] | None = None,
     ) -> CommandResult:
-        """Run a command and wait for its end; see ``Host.run``. What reading ``stdin`` raises is raised as it is."""
+        """Run a command and wait for its end; see ``Host.run``. What reading ``stdin`` raises is raised as it is.
+
+        A regular file the command gets as it is, at its beginning, and may open again by ``/proc/self/fd/0``.
+        """
         if sudo:
             raise HostError("nothing is run as another user on this machine", where=self._name)
         begun = time.monotonic()
+        given = _regular_file(stdin)
         try:
             process = subprocess.Popen(
                 argv,
-                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE if given is None else given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
         except OSError as error:
             raise HostError(f"{argv[0]} cannot be run", where=self._name, why=error.strerror or str(error)) from error
-        streams = _Streams(process, stdin, stdout_to)
+        streams = _Streams(process, stdin if given is None else None, stdout_to)
         try:
             streams.wait(begun + timeout_s, cancel)
         except TimeoutError:
@@ -83,7 +89,6 @@ class LocalHost:
 
     def write_file(self, path: str, data: bytes, *, mode: int = 0o600, timeout_s: float = 60.0) -> None:
         """Write a file in one move: beside it, then renamed."""
-        import os
         import tempfile
 
         del timeout_s
@@ -113,6 +118,21 @@ class LocalHost:
 
     def close(self) -> None:
         """There is no connection to end."""
+
+
+def _regular_file(stdin: bytes | BinaryIO | None) -> int | None:
+    """Return the descriptor of a regular file, wound back to its beginning; None for anything else."""
+    if stdin is None or isinstance(stdin, bytes):
+        return None
+    try:
+        descriptor = stdin.fileno()
+    except (AttributeError, OSError):  # a pipe of ours, or bytes in memory
+        return None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return None
+    stdin.seek(0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 class _Streams:
@@ -153,7 +173,6 @@ class _Streams:
 
     def end(self) -> None:
         """Make sure that the process has ended, with what it started, and that its streams are read."""
-        import os
         import signal
 
         for number in (signal.SIGTERM, signal.SIGKILL):

@@ -37,3 +37,16 @@ def _scaled(text: str, factor: int) -> int:
     else:
         value = Decimal(number).scaleb(_DECIMAL[suffix or ""])
     return int((value * factor).to_integral_value(rounding=ROUND_CEILING))
+
+
+def number_of(value: int | str, total: int) -> int:
+    """Return a number, or a percentage of ``total`` rounded up as Kubernetes' controllers do.
+
+    Raises ValueError for text that is no percentage.
+    """
+    if isinstance(value, int):
+        return value
+    digits = value.removesuffix("%")
+    if digits == value or not digits.isascii() or not digits.isdigit():
+        raise ValueError(f"{value!r} is neither a number nor a percentage")
+    return -(-int(digits) * total // 100)

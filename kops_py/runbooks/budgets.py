@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kops_py.model.finding import Finding, FindingKind, Severity, capped, few
+from kops_py.model.quantity import number_of
 from kops_py.model.selectors import Operator
 from kops_py.model.workloads import BudgetFacts, PodFacts, PodPhase
 
@@ -61,24 +62,11 @@ BYPASSED = FindingKind(
 KINDS = (OVERLAP, IMPOSSIBLE, SYNC_FAILED, UNHEALTHY, UNOBSERVED, SLOW, BYPASSED)
 
 
-def resolved(value: int | str, total: int) -> int:
-    """Return a number, or a percentage of ``total`` rounded up as the disruption controller does.
-
-    Raises ValueError for text that is no percentage.
-    """
-    if isinstance(value, int):
-        return value
-    digits = value.removesuffix("%")
-    if digits == value or not digits.isascii() or not digits.isdigit():
-        raise ValueError(f"{value!r} is neither a number nor a percentage")
-    return -(-int(digits) * total // 100)
-
-
 def desired_healthy(budget: BudgetFacts, expected: int) -> int:
     """Return how many pods of ``expected`` the budget wants healthy; raises ValueError."""
     if budget.max_unavailable is not None:
-        return max(0, expected - resolved(budget.max_unavailable, expected))
-    return 0 if budget.min_available is None else resolved(budget.min_available, expected)
+        return max(0, expected - number_of(budget.max_unavailable, expected))
+    return 0 if budget.min_available is None else number_of(budget.min_available, expected)
 
 
 @dataclass(slots=True)

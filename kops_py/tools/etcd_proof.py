@@ -23,6 +23,9 @@ NAMESPACE = "/registry/namespaces/kube-system"
 KUBEADM_CONFIG = "/registry/configmaps/kube-system/kubeadm-config"
 SAMPLE_KEYS = (NAMESPACE, KUBEADM_CONFIG)
 """Every kubeadm cluster has them, and they hardly ever change."""
+# A snapshot in a file is read where it lies, one that comes through a pipe is put into the folder first. Its status,
+# which reads every key, is asked for beside the restore. etcd's hash at its end was checked by who sends it
+# (backup/stream.py), four times as fast as etcdctl 3.4 does.
 # Peer and advertised URLs name a port nobody uses: the only member talks to no peer. A folder of its own for each
 # proof, locked while anything of it lives; those of proofs that were killed are removed by the next one.
 _SCRIPT = """\
@@ -51,15 +54,26 @@ end() {
 trap 'end $?' EXIT
 trap 'end 129' HUP INT TERM PIPE
 say() { cut -c -600 "$1" | tail -n 3 >&2; }
-cat >snapshot.db 2>cat.log || { say cat.log; exit 20; }
-[ "$(stat -c %s snapshot.db)" = "$size" ] || { echo "$(stat -c %s snapshot.db) of $size bytes came" >&2; exit 20; }
+db=/proc/self/fd/3
+exec 3<&0
+if [ ! -f "$db" ]; then
+  db=snapshot.db
+  cat >"$db" 2>cat.log || { say cat.log; exit 20; }
+fi
+came=$(stat -L -c %s "$db")
+[ "$came" = "$size" ] || { echo "$came of $size bytes came" >&2; exit 20; }
+"$tool" snapshot status "$db" --write-out=json >status 2>status.log &
+pid=$!
 echo "=== members"
-tr '\\000' '\\n' <snapshot.db | grep -a -o -E '"id":[0-9]+,"peerURLs":' | tr -dc '0-9\\n' | sort -u
-echo "=== status"
-"$tool" snapshot status snapshot.db --write-out=json 2>tool.log || { say tool.log; exit 21; }
-"$tool" snapshot restore snapshot.db --data-dir data --name proof --initial-cluster proof=http://127.0.0.1:1 \\
-  --initial-advertise-peer-urls http://127.0.0.1:1 --initial-cluster-token kops-py-proof >tool.log 2>&1 ||
+LC_ALL=C grep -a -z -o -E '"id":[0-9]+,"peerURLs":' "$db" | tr -dc '0-9:' | tr : '\\n' | sort -u
+"$tool" snapshot restore "$db" --skip-hash-check --data-dir data --name proof \\
+  --initial-cluster proof=http://127.0.0.1:1 --initial-advertise-peer-urls http://127.0.0.1:1 \\
+  --initial-cluster-token kops-py-proof >tool.log 2>&1 ||
   { say tool.log; exit 22; }
+wait "$pid" || { pid=; say status.log; exit 21; }
+pid=
+echo "=== status"
+cat status
 rm -f -- snapshot.db
 "$etcd" --name proof --data-dir data --listen-client-urls unix://c:0 --advertise-client-urls http://127.0.0.1:1 \\
   --listen-peer-urls unix://p:0 --initial-advertise-peer-urls http://127.0.0.1:1 \\

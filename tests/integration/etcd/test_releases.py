@@ -68,7 +68,7 @@ def test_backup_proof_and_damage(
     for title, table in (
         (f"etcd {version}: damaged", run(kept, damage.NAIVE, 27, draw)),
         (f"etcd {version}: forged", run(kept, damage.FORGED, 9, draw)),
-        (f"etcd {version}: given to its own restore", run_raw(kept.plain, tmp_path, 24, draw, version)),
+        (f"etcd {version}: given to a scratch etcd", run_raw(kept.plain, tmp_path, 24, draw, version)),
     ):
         tally(table, title)
         assert refused_all(table), table

@@ -8,7 +8,7 @@ from kops_py.actions import gates
 from kops_py.connect.base import JsonObject
 from kops_py.model.actions import WaitWorkloads
 from kops_py.model.errors import KubeError
-from tests.fakes.kube import node, pod
+from tests.fakes.kube import FakeKubeApi, node, pod
 from tests.unit.actions.stage import Stage, stage
 
 
@@ -65,64 +65,69 @@ def test_a_daemon_set_may_lack_its_pods_of_nodes_out_of_service_and_no_others() 
         wait(made)
 
 
-PROXY = "/api/v1/namespaces/kube-system/pods/kube-proxy-n1"
-GENERATION = "deprecated.daemonset.template.generation"
-
-
-def proxy_pod(generation: str, **metadata: str) -> JsonObject:
-    made = pod("kube-proxy-n1", node="n1", labels={"k8s-app": "kube-proxy", "pod-template-generation": generation})
-    made["metadata"].update(metadata)
+def rolled(updated: int, there: int, strategy: JsonObject) -> JsonObject:
+    made = workload("DaemonSet", "log", there, 40)
+    made["spec"]["updateStrategy"] = strategy
+    made["status"]["updatedNumberScheduled"] = updated
     return made
 
 
-def with_proxy(observed: int, *pods: JsonObject) -> Stage:
-    made = stage(1, 1, [node("n1"), node("n2")])
-    meta = {"namespace": "kube-system", "name": "kube-proxy", "generation": 2, "annotations": {GENERATION: "2"}}
-    status = {"observedGeneration": observed}
-    made.kube.add({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": meta, "status": status})
-    for each in pods:
-        made.kube.add(each)
-    return made
-
-
-def wait_addons(made: Stage) -> None:
-    action = WaitWorkloads("n1")
-    gates.wait_addons(made.deps, "n1", made.ctx(action, "n1", timeout_s=0.1))
-
-
-def test_the_newest_kube_proxy_of_this_node_is_waited_for_and_no_other_ones() -> None:
-    made = with_proxy(2, proxy_pod("2"), pod("kube-proxy-n2", node="n2", labels={"pod-template-generation": "1"}))
-    wait_addons(made)
-    assert made.waits == []
-    for observed, there, lacking in (
-        (1, proxy_pod("1"), "kube-proxy: its rollout has not begun"),
-        (2, proxy_pod("1"), "kube-proxy on n1: its pod is still the old one"),
-        (2, proxy_pod("2", deletionTimestamp="2026-01-01T00:00:00Z"), "kube-proxy on n1: its pod is being deleted"),
-        (2, None, "kube-proxy on n1: it has no pod"),
+def test_a_daemon_set_that_is_being_replaced_may_lack_what_it_allows_itself() -> None:
+    made = stage(1, 2, [node("n1"), node("n2"), node("n3")])
+    rolling: JsonObject = {"type": "RollingUpdate"}
+    for updated, there, limits, lacking in (
+        (17, 39, {}, ""),
+        (17, 38, {}, "DaemonSet shop/log: 38 of 39 available"),
+        (17, 30, {"maxUnavailable": "23%"}, ""),
+        (17, 29, {"maxUnavailable": "23%"}, "DaemonSet shop/log: 29 of 30 available"),
+        (40, 39, {}, "DaemonSet shop/log: 39 of 40 available"),
     ):
-        with pytest.raises(KubeError) as caught:
-            wait_addons(with_proxy(observed, *([there] if there else [])))
-        assert caught.value.why == lacking
+        made.kube.add(rolled(updated, there, {**rolling, **({"rollingUpdate": limits} if limits else {})}))
+        found = gates.unavailable_workloads(made.kube)
+        assert ": ".join(*found.items()) == lacking if lacking else found == {}
+    made.kube.add(rolled(17, 39, {"type": "OnDelete"}))
+    assert gates.unavailable_workloads(made.kube) == {"DaemonSet shop/log": "39 of 40 available"}
 
 
-def test_a_rollout_that_takes_hours_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "_PROXY_S", 0.0)
-    made = with_proxy(2, proxy_pod("1"))
-    dns = {"metadata": {"namespace": "kube-system", "name": "coredns"}, "spec": {"replicas": 1}, "status": {}}
-    wait_addons(made)
-    made.kube.add({"apiVersion": "apps/v1", "kind": "Deployment", **dns})
-    with pytest.raises(KubeError, match="the add-ons are not rolled out"):
-        wait_addons(made)
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
+
+
+def test_controllers_and_scheduler_are_at_work_when_their_leases_are_renewed_under_our_eyes() -> None:
+    kube = FakeKubeApi()
+    assert gates.LeaderGate().problems(kube) == (), "a version that has its leases elsewhere"
+    for name in ("kube-controller-manager", "kube-scheduler"):
+        metadata = {"namespace": "kube-system", "name": name}
+        spec = {"holderIdentity": "n1", "renewTime": "2026-01-01T00:00:00.000000Z"}
+        kube.add({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec})
+    gate = gates.LeaderGate()
+    both = ("kube-controller-manager: nobody renews its lease", "kube-scheduler: nobody renews its lease")
+    assert gate.problems(kube) == gate.problems(kube) == both
+    kube.change(f"{LEASE}/kube-scheduler", lambda o: o["spec"].update(renewTime="2026-01-01T00:00:02.000000Z"))
+    assert gate.problems(kube) == both[:1]
+    kube.change(f"{LEASE}/kube-controller-manager", lambda o: o["spec"].update(renewTime="2026-01-01T00:00:20Z"))
+    assert gate.problems(kube) == ()
+    kube.remove(f"{LEASE}/kube-scheduler")
+    assert gate.problems(kube) == (), "what was seen stays seen"
+
+
+PROXY = "/api/v1/namespaces/kube-system/pods/kube-proxy-n1"
+
+
+def ending_proxy() -> JsonObject:
+    made = pod("kube-proxy-n1", node="n1", labels={"k8s-app": "kube-proxy"})
+    made["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    return made
 
 
 def test_a_kubelet_is_not_restarted_while_kube_proxy_ends_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = with_proxy(2, proxy_pod("1", deletionTimestamp="2026-01-01T00:00:00Z"))
+    made = stage(1, 1, [node("n1"), node("n2")])
+    made.kube.add(ending_proxy())
     ctx = made.ctx(WaitWorkloads("n1"), "n1", timeout_s=5)
     path = "/api/v1/namespaces/kube-system/pods"
     made.kube.before("items", path, lambda: None)
     made.kube.before("items", path, lambda: made.kube.remove(PROXY))
     gates.wait_no_proxy_ending(made.deps, "n1", ctx)
     assert made.waits == ["kube-proxy on n1: its old pod is ending"]
-    made.kube.add(proxy_pod("1", deletionTimestamp="2026-01-01T00:00:00Z"))
+    made.kube.add(ending_proxy())
     monkeypatch.setattr(gates, "_ENDING_S", 0.0)
     gates.wait_no_proxy_ending(made.deps, "n1", ctx)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from kops_py.model.drain import DrainPolicy
 from kops_py.model.finding import SHOWN, Severity
+from kops_py.model.quantity import number_of
 from kops_py.model.workloads import PodPhase
-from kops_py.runbooks.budgets import BudgetIndex, desired_healthy, resolved
+from kops_py.runbooks.budgets import BudgetIndex, desired_healthy
 from tests.unit.runbooks.disruption_cases import a_budget, a_pod, cluster, find, ids
 
 
@@ -159,7 +160,7 @@ def test_many_budgets_share_a_line() -> None:
 
 @given(percent=st.integers(0, 1000), total=st.integers(0, 10_000))
 def test_percentages_round_up_as_the_controller_does(percent: int, total: int) -> None:
-    assert resolved(f"{percent}%", total) == ceil(Fraction(percent * total, 100))
+    assert number_of(f"{percent}%", total) == ceil(Fraction(percent * total, 100))
 
 
 @given(
@@ -188,7 +189,7 @@ def test_impossible_means_that_no_pod_may_ever_go(rule: int | str, is_max: bool,
 @pytest.mark.parametrize("text", ["", "%", "5", "-5%", "5.5%", "a%"])
 def test_text_that_is_no_percentage(text: str) -> None:
     with pytest.raises(ValueError, match="neither a number nor a percentage"):
-        resolved(text, 10)
+        number_of(text, 10)
 
 
 LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from("xyz"), max_size=3)
