@@ -1,6 +1,6 @@
 """A backup of etcd beside ``etcdctl snapshot save`` alone: the same etcd, the same disk, taken in turn.
 
-    python -m bench.etcd_backup [--rounds 3] [--sizes 100,1000]
+    python -m bench.etcd_backup [--rounds 2] [--sizes 100,1000,2000]
 
 kops-py is the installed program and reaches the member over SSH; what it makes is compressed, encrypted, stored,
 read back, and (in the second row) restored into a scratch etcd and asked. etcdctl writes one plain file.
@@ -97,8 +97,8 @@ def measure(size_mb: int, rounds: int, stack: ExitStack) -> tuple[float, dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--sizes", default="100,1000", help="MB of values, one etcd after the other")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--sizes", default="100,1000,2000", help="MB of values, one etcd after the other")
     arguments = parser.parse_args()
     if reason := unavailable_reason():
         cannot_run(reason)
