@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
@@ -148,12 +149,14 @@ def access_for(facts: EtcdFacts, member: EtcdMember) -> EtcdAccess | None:
 
 def _ask_all(host: Host, access: EtcdAccess, facts: EtcdFacts, cancel: Cancel | None) -> EtcdFacts:
     """Ask through one host about all members; raises HostError, ValueError without an answer."""
-    listed = ask(host, access, "member", "list", cancel=cancel)
+    questions = (("member", "list"), ("endpoint", "status", "--cluster"), ("endpoint", "health", "--cluster"))
+    with ThreadPoolExecutor(len(questions), thread_name_prefix="kops-py etcd") as pool:
+        listed, status, healthy = pool.map(lambda q: ask(host, access, *q, cancel=cancel), questions)
     members = etcdctl.parse_member_list(listed)
     if not members:
         raise ValueError("the list of members is empty")
-    statuses = etcdctl.parse_endpoint_status(ask(host, access, "endpoint", "status", "--cluster", cancel=cancel))
-    health = etcdctl.parse_endpoint_health(ask(host, access, "endpoint", "health", "--cluster", cancel=cancel))
+    statuses = etcdctl.parse_endpoint_status(status)
+    health = etcdctl.parse_endpoint_health(healthy)
     merged = etcdctl.merge_members(members, statuses, health)
     voters = [m for m in merged if not m.is_learner]
     answering = {s.member_id for s in statuses if s.leader_id}
