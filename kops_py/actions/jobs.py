@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kops_py.actions.waiting import remaining_s
@@ -62,8 +62,8 @@ def start_job(host: Host, job: str, argv: Sequence[str]) -> None:
         )
 
 
-def wait_job(host: Host, job: str, ctx: StepContext) -> JobOutcome:
-    """Wait for the end of a job, telling kubeadm's phases.
+def wait_job(host: Host, job: str, ctx: StepContext, *, meanwhile: Callable[[], None] | None = None) -> JobOutcome:
+    """Wait for the end of a job, telling kubeadm's phases; ``meanwhile`` is called while it runs.
 
     A lost connection is made anew and the wait goes on; the job does not notice. Raises DeadlineError and
     CancelledError (the job goes on; the next run waits for it), UnreachableError when the host stays away.
@@ -80,6 +80,8 @@ def wait_job(host: Host, job: str, ctx: StepContext) -> JobOutcome:
             status = _status(host, job, min(_WAIT_S, left_s))
             running = status is not None and status.state is JobState.RUNNING
             log = _log(host, job, _PHASE_LINES if running else _LOG_LINES)
+            if running and meanwhile is not None:
+                meanwhile()
         except (UnreachableError, DeadlineError):
             lost_at = lost_at or time.monotonic()
             if time.monotonic() - lost_at >= _RECONNECT_S:

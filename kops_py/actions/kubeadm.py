@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from kops_py.actions.admission import AdmissionWatch
 from kops_py.actions.deps import Deps
 from kops_py.actions.etcd_certificates import ensure_client
 from kops_py.actions.jobs import JobOutcome, forget_job, read_job, run_job, start_job, wait_job
@@ -70,7 +71,7 @@ def init_control_plane(
             _validate(deps, host, config_path, ctx)
             ctx.progress("kubeadm init")
             start_job(host, INIT_JOB, _forgetting(config_path, argv))
-        _finish(host, INIT_JOB, wait_job(host, INIT_JOB, ctx))
+        _finish(host, INIT_JOB, wait_job(host, INIT_JOB, ctx, meanwhile=AdmissionWatch(host, ctx).look))
         deps.join_secrets.remember(token=token, certificate_key=key)
     if action.upload_certs and deps.join_secrets.certificate_key():
         mark_uploaded_certificates(deps.kube.api())
@@ -99,7 +100,8 @@ def join_node(deps: Deps, action: JoinNode, ctx: StepContext) -> None:
         with _config_file(host, config_path, config, ctx):
             ctx.progress("kubeadm join")
             start_job(host, JOIN_JOB, _forgetting(config_path, kubeadm.join_argv(config_path)))
-        _finish(host, JOIN_JOB, wait_job(host, JOIN_JOB, ctx))
+        watch = AdmissionWatch(host, ctx).look if action.control_plane else None
+        _finish(host, JOIN_JOB, wait_job(host, JOIN_JOB, ctx, meanwhile=watch))
 
 
 def _on_cgroup_v1(deps: Deps, node: str) -> bool:
@@ -221,7 +223,7 @@ def _ended_state(host: Host, job: str, ctx: StepContext) -> JobState | None:
     if state is not JobState.RUNNING:
         return state
     ctx.progress(f"{job} runs there already from an earlier run: waiting for it", waiting=True)
-    outcome = wait_job(host, job, ctx)
+    outcome = wait_job(host, job, ctx, meanwhile=AdmissionWatch(host, ctx).look)
     return JobState.SUCCEEDED if outcome.exit_status == 0 else JobState.FAILED
 
 
