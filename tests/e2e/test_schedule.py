@@ -315,10 +315,11 @@ def _by_cron(bed: Bed, host: BackupHost, hook: Hook) -> None:
     path, before = "/etc/cron.d/kops-py-etcd-backup", len(host.backups())
 
     def give(text: str) -> None:
+        # started anew: cron compares whole seconds, and would not see a second file of the same second
         host.node.put_file((variables + text).encode(), path, 0o600)
+        host.node.exec("systemctl restart cron")
 
     give(line)
-    host.node.exec("systemctl restart cron")
     assert wait_until(lambda: "@reboot" in _cron_log(host), 20, 0.2), "it has not read its files"
     assert "ERROR" not in _cron_log(host), _cron_log(host)
     fields = line.split(" ", 5)
