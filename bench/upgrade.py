@@ -191,8 +191,10 @@ def print_tables(runs: Sequence[Run]) -> None:
         f"{', '.join(f'{s:.1f} s for {n}' for n, s in own.items())}; the goal is at most {GOAL_S:.0f} s. It holds the "
         "looks between the nodes, cordon and uncordon, the proof that the kubelet runs the new static pods, the wait "
         "until controllers and scheduler are led again, and until what was moved is available. For none of these the "
-        "script waits. How long a drain takes is the kubelet's: v1.20.2 lets a pod go when its sandbox is removed, now "
-        "and then not before its next collection of garbage, a minute later.\n\n"
+        "script waits. The first drain that moves pods begins when kubeadm's new kube-proxy is on every node (90 s at "
+        "most): where it is being replaced, what moves is asked for in vain. How long the rest of a drain takes is the "
+        "kubelet's: v1.20.2 lets a pod go when its sandbox is removed, now and then not before its next collection of "
+        "garbage, a minute later.\n\n"
         f"Runs of each way: {len(by_way[KOPS_PY])}; load average before a run {min(loads):.1f} to {max(loads):.1f}."
     )
 

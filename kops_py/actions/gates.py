@@ -37,6 +37,7 @@ _KUBE_PROXY = "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
 _LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
 _ELECTED = ("kube-controller-manager", "kube-scheduler")
 _ENDING_S = 30.0
+_PROXY_S = 90.0
 
 
 def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
@@ -104,6 +105,42 @@ def wait_no_proxy_ending(deps: Deps, node: str, ctx: StepContext) -> None:
         return (f"kube-proxy on {node}: its old pod is ending",) if ending else ()
 
     _wait(lacking, ctx, _POLL_S, "kube-proxy is being replaced")
+
+
+def wait_proxy_rollout(deps: Deps, node: str, ctx: StepContext) -> None:
+    """Wait before pods are moved from a node until kube-proxy is not being replaced, ``_PROXY_S`` in a run at most.
+
+    A node whose kube-proxy is ending keeps its rules as they are: what moves then is asked for in vain from there
+    (seen: connections refused for ten seconds). The rollout takes one node after the other, hours where there are
+    thousands.
+    """
+
+    def lacking() -> tuple[str, ...]:
+        api = deps.kube.api()
+        proxy = api.get_or_none(_KUBE_PROXY)
+        if proxy is None or not _being_replaced(proxy):
+            return ()
+        if deps.proxy_until_s is None:
+            deps.proxy_until_s = time.monotonic() + _PROXY_S
+        if time.monotonic() >= deps.proxy_until_s:
+            return ()
+        pods = api.items("/api/v1/pods", params={"fieldSelector": f"spec.nodeName={node}"})
+        if all(_belongs_to_node(p) for p in pods):
+            return ()
+        status = proxy.get("status") or {}
+        there, wanted = status.get("updatedNumberScheduled") or 0, status.get("desiredNumberScheduled") or 0
+        return (f"kube-proxy is being replaced: {there} of {wanted}",)
+
+    _wait(lacking, ctx, _POLL_S, "kube-proxy is being replaced")
+
+
+def _being_replaced(daemon: JsonObject) -> bool:
+    """Whether a DaemonSet's pods are being replaced by newer ones, or will be (pkg/controller/daemon)."""
+    status, spec = daemon.get("status") or {}, daemon.get("spec") or {}
+    if (spec.get("updateStrategy") or {}).get("type") != "RollingUpdate":
+        return False
+    unseen = int(status.get("observedGeneration") or 0) < int(daemon["metadata"].get("generation") or 0)
+    return unseen or int(status.get("updatedNumberScheduled") or 0) < int(status.get("desiredNumberScheduled") or 0)
 
 
 def _node_problems(api: KubeApi, host: Host, action: WaitNode) -> tuple[str, ...]:
@@ -233,10 +270,10 @@ def _daemons(api: KubeApi) -> Iterator[tuple[str, int, int]]:
 
 
 def _under_way(daemon: JsonObject, wanted: int) -> int:
-    """Return how many pods a DaemonSet may lack for its own rollout; 0 when there is none (pkg/controller/daemon)."""
-    status, strategy = daemon.get("status") or {}, (daemon.get("spec") or {}).get("updateStrategy") or {}
-    if int(status.get("updatedNumberScheduled") or 0) >= wanted or strategy.get("type") != "RollingUpdate":
+    """Return how many pods a DaemonSet may lack for its own rollout; 0 when there is none."""
+    if not _being_replaced(daemon):
         return 0
+    strategy = daemon["spec"]["updateStrategy"]
     return number_of((strategy.get("rollingUpdate") or {}).get("maxUnavailable", 1), wanted)
 
 

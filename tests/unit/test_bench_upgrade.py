@@ -32,7 +32,7 @@ def test_costs_of_nodes() -> None:
         {"at_s": 90.0, "kind": "run-end"},
     ]
     found = from_journal(records)
-    assert found["n1"] == pytest.approx({"packages": 7, "kubeadm": 15, "add-ons": 5, "drain": 7, "ready": 9, "rest": 7})
+    assert found["n1"] == pytest.approx({"packages": 7, "kubeadm": 15, "drain": 7, "ready": 9, "rest": 12})
     assert found["n2"] == pytest.approx({"packages": 4, "drain": 7, "ready": 9, "rest": 10})
     assert set(found["n1"]) == set(KINDS)
     assert sum(found["n1"].values()) == 50, "the look after a node belongs to it"

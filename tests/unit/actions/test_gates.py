@@ -113,6 +113,33 @@ def test_controllers_and_scheduler_are_at_work_when_their_leases_are_renewed_und
 PROXY = "/api/v1/namespaces/kube-system/pods/kube-proxy-n1"
 
 
+def test_pods_are_moved_when_kube_proxy_is_not_being_replaced_or_the_time_for_that_is_over() -> None:
+    made = stage(1, 1, [node("n1"), node("n2")])
+    ctx = made.ctx(WaitWorkloads("n2"), "n2", timeout_s=5)
+    path = "/apis/apps/v1/namespaces/kube-system/daemonsets/kube-proxy"
+    gates.wait_proxy_rollout(made.deps, "n2", ctx)
+    proxy = workload("DaemonSet", "kube-proxy", 2, 2)
+    proxy["metadata"] |= {"namespace": "kube-system", "generation": 2}
+    proxy["spec"]["updateStrategy"] = {"type": "RollingUpdate"}
+    proxy["status"] |= {"observedGeneration": 1, "updatedNumberScheduled": 2}
+    made.kube.add(proxy)
+    gates.wait_proxy_rollout(made.deps, "n2", ctx)
+    assert made.waits == [], "there is nothing to move"
+    made.kube.add(pod("web-0", node="n2"))
+    made.kube.before("get", path, lambda: None)
+    seen = {"observedGeneration": 2, "updatedNumberScheduled": 1}
+    made.kube.before("get", path, lambda: made.kube.change(path, lambda o: o["status"].update(seen)))
+    made.kube.before(
+        "get", path, lambda: made.kube.change(path, lambda o: o["status"].update(updatedNumberScheduled=2))
+    )
+    gates.wait_proxy_rollout(made.deps, "n2", ctx)
+    assert made.waits == [f"kube-proxy is being replaced: {n} of 2" for n in (2, 1)]
+    made.kube.change(path, lambda o: o["status"].update(updatedNumberScheduled=1))
+    made.deps.proxy_until_s = 0.0
+    gates.wait_proxy_rollout(made.deps, "n2", ctx)
+    assert len(made.waits) == 2
+
+
 def ending_proxy() -> JsonObject:
     made = pod("kube-proxy-n1", node="n1", labels={"k8s-app": "kube-proxy"})
     made["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
