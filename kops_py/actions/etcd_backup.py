@@ -244,7 +244,7 @@ def _restore(
         return prove_on(on, source, size_bytes=size, cancel=work.cancel)
 
     if plain is not None:
-        plain.seek(0)  # writes out what is still held back
+        plain.seek(0)
         return prove(cast("BinaryIO", plain))
 
     def read(write: Callable[[bytes], None]) -> None:
