@@ -12,16 +12,19 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 from tests import bundle as kubernetes
 from tests.lab import Lab, LabError, unavailable_reason
+from tests.lab.processes import wait_until
 
 LAB = "demo"
 VERSION = "v1.20.2"
 FOLDER = Path(__file__).resolve().parent.parent / ".kops-py" / "demo"
 KOPS = Path(sys.executable).parent / "kops-py"
 NODE_PORT = 30080
+_ANSWER_S = 30.0
 
 CLUSTER = """\
 apiVersion: kops-py/v1
@@ -127,6 +130,9 @@ def up() -> None:
     control_plane.exec(f"{kubectl} apply -f /root/echo.yaml")
     control_plane.exec(f"{kubectl} rollout status deployment/echo --timeout=120s", timeout_s=150)
     for node in nodes:
+        # a Ready pod is known to every kube-proxy a moment later
+        if not wait_until(partial(answers_at, node.ip), _ANSWER_S, 0.2):
+            raise LabError(f"http://{node.ip}:{NODE_PORT} is not answered {_ANSWER_S:.0f} s after the pods were Ready")
         answers = {ask(node.ip) for _ in range(12)}
         print(f"http://{node.ip}:{NODE_PORT} is answered by pods on {', '.join(sorted(answers))}")
 
@@ -135,6 +141,15 @@ def up() -> None:
     print(f"look around:  {Path(sys.executable)} -m tests.lab ssh --lab {LAB} n1 sudo {kubectl} get pods -A -o wide")
     print(f"              cd {here} && {KOPS} status")
     print("take it away: make demo-down")
+
+
+def answers_at(address: str) -> bool:
+    """Whether the workload answers on an address."""
+    try:
+        ask(address)
+    except OSError:
+        return False
+    return True
 
 
 def ask(address: str) -> str:
