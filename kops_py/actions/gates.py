@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterator
 
@@ -38,23 +39,25 @@ _LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
 _ELECTED = ("kube-controller-manager", "kube-scheduler")
 _ENDING_S = 30.0
 _PROXY_S = 90.0
+_LEADERS_S = 60.0
 
 
 def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
     """Wait until the node is healthy at its version, with all that belongs to it.
 
     That is: Ready, at the version, static pods healthy, kube-proxy and all other DaemonSet pods on it Ready, DNS
-    available; of a control plane besides: the cluster's controllers and scheduler at work, every etcd member healthy
-    and caught up. Raises KubeError naming what is still lacking at the deadline.
+    available; of a control plane besides: every etcd member healthy and caught up, and, where no later drain waits for
+    them, the cluster's controllers and scheduler at work. Raises KubeError naming what is lacking at the deadline.
     """
     if action.control_plane:
+        deps.led = False
         wait_static_pods(deps, action.node, ctx)
     etcd, leaders = EtcdGate(), LeaderGate()
 
     def lacking() -> tuple[str, ...]:
         try:
             api = deps.kube.api()
-            idle = leaders.problems(api) if action.control_plane else ()
+            idle = leaders.problems(api) if action.control_plane and action.led else ()
             problems = _node_problems(api, deps.fleet.host(action.node), action) or idle
         except (UnreachableError, DeadlineError) as error:
             problems = (str(error),)
@@ -86,6 +89,31 @@ class LeaderGate:
             if lease is None or self._seen.setdefault(name, at) != at:
                 self._renewed.add(name)
         return tuple(f"{name}: nobody renews its lease" for name in _ELECTED if name not in self._renewed)
+
+
+def wait_leaders(deps: Deps, node: str, ctx: StepContext) -> None:
+    """Wait before pods are moved from a node until somebody leads the controllers and the scheduler.
+
+    Looked at once, and again when a control plane was worked on. Raises KubeError after ``_LEADERS_S``.
+    """
+    if deps.led:
+        return
+    leaders = LeaderGate()
+
+    def lacking() -> tuple[str, ...]:
+        api = deps.kube.api()
+        if not _has_movable(api, node):
+            return ()
+        problems = leaders.problems(api)
+        deps.led = not problems
+        return problems
+
+    hint = (
+        "on a control plane: crictl ps -a, crictl logs; where one runs with --leader-elect=false, delete the Lease it "
+        "left in kube-system; then run the same command again"
+    )
+    failure = "what would be evicted would be made anew by nobody, nothing has moved"
+    _wait(lacking, ctx, _POLL_S, failure, limit_s=_LEADERS_S, hint=hint)
 
 
 def wait_no_proxy_ending(deps: Deps, node: str, ctx: StepContext) -> None:
@@ -124,14 +152,18 @@ def wait_proxy_rollout(deps: Deps, node: str, ctx: StepContext) -> None:
             deps.proxy_until_s = time.monotonic() + _PROXY_S
         if time.monotonic() >= deps.proxy_until_s:
             return ()
-        pods = api.items("/api/v1/pods", params={"fieldSelector": f"spec.nodeName={node}"})
-        if all(_belongs_to_node(p) for p in pods):
+        if not _has_movable(api, node):
             return ()
         status = proxy.get("status") or {}
         there, wanted = status.get("updatedNumberScheduled") or 0, status.get("desiredNumberScheduled") or 0
         return (f"kube-proxy is being replaced: {there} of {wanted}",)
 
     _wait(lacking, ctx, _POLL_S, "kube-proxy is being replaced")
+
+
+def _has_movable(api: KubeApi, node: str) -> bool:
+    pods = api.items("/api/v1/pods", params={"fieldSelector": f"spec.nodeName={node}"})
+    return not all(_belongs_to_node(p) for p in pods)
 
 
 def _being_replaced(daemon: JsonObject) -> bool:
@@ -163,7 +195,7 @@ def _node_problems(api: KubeApi, host: Host, action: WaitNode) -> tuple[str, ...
         *(_old_static_pods(node, pods, action.version) if action.control_plane else ()),
         *_daemon_problems(pods),
         *_gone(pods, running),
-        *_dns_problems(api),
+        *_dns_problems(api, led=action.led),
     )
 
 
@@ -199,13 +231,13 @@ def _has_proxy(api: KubeApi) -> bool:
     return api.get_or_none(_KUBE_PROXY) is not None
 
 
-def _dns_problems(api: KubeApi) -> tuple[str, ...]:
+def _dns_problems(api: KubeApi, *, led: bool) -> tuple[str, ...]:
     dns = api.get_or_none("/apis/apps/v1/namespaces/kube-system/deployments/coredns")
     if dns is None:
         return ()  # a cluster with another DNS
     pods = api.items(f"{_SYSTEM}/pods", params={"labelSelector": "k8s-app=kube-dns"})
     # Where its replicas fit only on nodes that are out of service, one must do until they are back.
-    return dns_problems(dns, pods, one_is_enough=True)
+    return dns_problems(dns, pods, one_is_enough=True, may_be_unseen=not led)
 
 
 def _old_static_pods(node: NodeFacts, pods: Collection[JsonObject], version: str) -> tuple[str, ...]:
@@ -319,7 +351,17 @@ def _moved(pods: Collection[str], workload: str) -> int:
     return sum(1 for pod in pods if pod.rsplit("-", parts)[0] == name)
 
 
-def _wait(lacking: Callable[[], tuple[str, ...]], ctx: StepContext, poll_s: float, failure: str) -> None:
+def _wait(
+    lacking: Callable[[], tuple[str, ...]],
+    ctx: StepContext,
+    poll_s: float,
+    failure: str,
+    *,
+    limit_s: float = math.inf,
+    hint: str = "the node stays as it is; mend the cause, then run the same command again",
+) -> None:
+    """Poll until nothing is lacking; raises KubeError at the step's deadline, or after ``limit_s``."""
+    begun = time.monotonic()
     while True:
         try:
             problems = lacking()
@@ -329,13 +371,13 @@ def _wait(lacking: Callable[[], tuple[str, ...]], ctx: StepContext, poll_s: floa
             return
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         ctx.progress(problems[0] + more, waiting=True)
+        waited_s = time.monotonic() - begun
         try:
             remaining_s(ctx, problems[0])
-        except DeadlineError as error:
-            raise KubeError(
-                f"{failure} after {ctx.step.timeout_s:.0f} s",
-                where=ctx.step.node,
-                why="; ".join(problems[:6]),
-                hint="the node stays as it is; mend the cause, then run the same command again",
-            ) from error
+            late = waited_s >= limit_s
+        except DeadlineError:
+            late = True
+        if late:
+            why = "; ".join(problems[:6])
+            raise KubeError(f"{failure} after {waited_s:.0f} s", where=ctx.step.node, why=why, hint=hint)
         ctx.cancel.wait(poll_s)

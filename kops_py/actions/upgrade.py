@@ -90,6 +90,7 @@ def upgrade_with_kubeadm(deps: Deps, action: UpgradeWithKubeadm, ctx: StepContex
     """
     host = deps.fleet.host(action.node)
     if action.control_plane:
+        deps.led = False
         note_static_pods(deps, host, ctx)
         move_etcd_leader_away(deps, host, ctx)
     version = Version.parse(action.version)

@@ -267,6 +267,11 @@ class WaitNode(Action):
     node: str
     version: str
     control_plane: bool
+    led: bool = field(default=True, compare=False)
+    """Whether controllers and scheduler must be at work again as well; False where a later drain waits for them.
+
+    Not compared: when that later node drops out of a run, this is still the step that was announced.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,11 +257,16 @@ def kube_proxy_problems(nodes: Iterable[str], pods: Iterable[JsonObject]) -> tup
 
 
 def dns_problems(
-    deployment: JsonObject | None, pods: Iterable[JsonObject] = (), *, one_is_enough: bool = False
+    deployment: JsonObject | None,
+    pods: Iterable[JsonObject] = (),
+    *,
+    one_is_enough: bool = False,
+    may_be_unseen: bool = False,
 ) -> tuple[str, ...]:
     """Say what DNS lacks: the deployment itself, or available replicas.
 
     While a node is down its replica is replaced only after five minutes; one that serves is enough then.
+    ``may_be_unseen``: a change that no controller has seen yet, because none is at work, is no lack.
     """
     if deployment is None:
         return ("DNS: there is no Deployment kube-system/coredns",)
@@ -272,7 +277,8 @@ def dns_problems(
     if desired == 0:
         return ("DNS: Deployment kube-system/coredns is scaled to 0",)
     observed = int(status.get("observedGeneration") or 0)
-    if observed < int((deployment.get("metadata") or {}).get("generation") or 0):
+    unseen = observed < int((deployment.get("metadata") or {}).get("generation") or 0)
+    if unseen and not may_be_unseen:
         return ("DNS: Deployment kube-system/coredns has changed and is not rolled out yet",)
     if available >= (1 if one_is_enough else desired):
         return ()

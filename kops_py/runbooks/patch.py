@@ -25,6 +25,7 @@ from kops_py.runbooks.rollout import (
     is_out_of_balancer,
     member_nodes,
     state_findings,
+    without_leaders,
     worker_waves,
 )
 
@@ -67,8 +68,9 @@ def patch(spec: ClusterSpec, facts: Facts, patches: Mapping[str, PatchFacts], ar
         if h.name in nodes and (not arguments.nodes or h.name in arguments.nodes)
     }
     names = {h.name for h in spec.workers}
-    order = [n for n in (*rollout.order, *chains) if n in chains and n not in names]
-    waves = [Wave(f"control plane {n}", chains[n]) for n in dict.fromkeys(order) if chains[n]]
+    order = dict.fromkeys(n for n in (*rollout.order, *chains) if n in chains and n not in names)
+    chains = without_leaders({n: chains[n] for n in (*order, *(n for n in chains if n in names))})
+    waves = [Wave(f"control plane {n}", chains[n]) for n in order if chains[n]]
     members = {n: _host_steps(spec, facts, patches.get(n, PatchFacts()), arguments, n) for n in arguments.etcd}
     chains |= {n: _with_gate(spec, n, steps) for n, steps in members.items()}
     waves = [Wave(f"etcd {n}", chains[n]) for n in members if chains[n]] + waves

@@ -213,6 +213,25 @@ def chain(
     )
 
 
+def without_leaders(chains: Mapping[str, tuple[Step, ...]]) -> dict[str, tuple[Step, ...]]:
+    """Let only the last control plane wait for controllers and scheduler, and none where pods are drained later.
+
+    Every drain waits for them by itself. ``chains`` are of a plan or a hop, in its order.
+    """
+    found: dict[str, tuple[Step, ...]] = {}
+    later = False
+    for name, steps in reversed(chains.items()):
+        gates = [s.action for s in steps if isinstance(s.action, WaitNode)]
+        found[name] = tuple(_unled(s) if later and isinstance(s.action, WaitNode) else s for s in steps)
+        later = later or any(g.control_plane for g in gates) or any(isinstance(s.action, DrainNode) for s in steps)
+    return dict(reversed(found.items()))
+
+
+def _unled(step: Step) -> Step:
+    gate = step.action
+    return replace(step, action=replace(gate, led=False)) if isinstance(gate, WaitNode) and gate.control_plane else step
+
+
 def _hooks(when: str, commands: Sequence[OperatorCommand], work: NodeWork, tag: str) -> tuple[Step, ...]:
     name = work.host.name
     return tuple(

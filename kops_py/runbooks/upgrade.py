@@ -32,6 +32,7 @@ from kops_py.runbooks.rollout import (
     is_unfinished,
     member_nodes,
     state_findings,
+    without_leaders,
     worker_waves,
 )
 
@@ -131,6 +132,7 @@ def _hop(world: _World, version: Version, seen: set[str]) -> list[Wave]:
             steps = chain(work, node, rollout, spec, first=name not in seen)
             chains.update({name: steps} if steps else {})
     seen.update(chains)
+    chains = without_leaders(chains)
     workers = [chains[h.name] for h in spec.workers if h.name in chains]
     pending = [n for n in chains if any(not s.id.startswith(AFTER) for s in chains[n])]
     if any(n in order for n in pending):

@@ -92,22 +92,59 @@ def test_a_daemon_set_that_is_being_replaced_may_lack_what_it_allows_itself() ->
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
 
 
-def test_controllers_and_scheduler_are_at_work_when_their_leases_are_renewed_under_our_eyes() -> None:
-    kube = FakeKubeApi()
-    assert gates.LeaderGate().problems(kube) == (), "a version that has its leases elsewhere"
-    for name in ("kube-controller-manager", "kube-scheduler"):
+ELECTED = ("kube-controller-manager", "kube-scheduler")
+NOBODY = tuple(f"{name}: nobody renews its lease" for name in ELECTED)
+
+
+def add_leases(kube: FakeKubeApi) -> None:
+    for name in ELECTED:
         metadata = {"namespace": "kube-system", "name": name}
         spec = {"holderIdentity": "n1", "renewTime": "2026-01-01T00:00:00.000000Z"}
         kube.add({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec})
+
+
+def renew(kube: FakeKubeApi, name: str) -> None:
+    kube.change(f"{LEASE}/{name}", lambda o: o["spec"].update(renewTime="2026-01-01T00:00:02.000000Z"))
+
+
+def test_controllers_and_scheduler_are_at_work_when_their_leases_are_renewed_under_our_eyes() -> None:
+    kube = FakeKubeApi()
+    assert gates.LeaderGate().problems(kube) == (), "a version that has its leases elsewhere"
+    add_leases(kube)
     gate = gates.LeaderGate()
-    both = ("kube-controller-manager: nobody renews its lease", "kube-scheduler: nobody renews its lease")
-    assert gate.problems(kube) == gate.problems(kube) == both
-    kube.change(f"{LEASE}/kube-scheduler", lambda o: o["spec"].update(renewTime="2026-01-01T00:00:02.000000Z"))
-    assert gate.problems(kube) == both[:1]
-    kube.change(f"{LEASE}/kube-controller-manager", lambda o: o["spec"].update(renewTime="2026-01-01T00:00:20Z"))
+    assert gate.problems(kube) == gate.problems(kube) == NOBODY
+    renew(kube, "kube-scheduler")
+    assert gate.problems(kube) == NOBODY[:1]
+    renew(kube, "kube-controller-manager")
     assert gate.problems(kube) == ()
     kube.remove(f"{LEASE}/kube-scheduler")
     assert gate.problems(kube) == (), "what was seen stays seen"
+
+
+def test_pods_are_moved_when_somebody_makes_them_anew_and_once_seen_it_is_not_asked_again() -> None:
+    made = stage(1, 1, [node("n1"), node("n2")])
+    ctx = made.ctx(WaitWorkloads("n2"), "n2", timeout_s=5)
+    add_leases(made.kube)
+    gates.wait_leaders(made.deps, "n2", ctx)
+    assert made.waits == [] and not made.deps.led, "there is nothing to move"
+    made.kube.add(pod("web-0", node="n2"))
+    for name in reversed(ELECTED):
+        made.kube.before("get", f"{LEASE}/{name}", lambda: None)
+        made.kube.before("get", f"{LEASE}/{name}", lambda name=name: renew(made.kube, name))
+    gates.wait_leaders(made.deps, "n2", ctx)
+    assert made.waits == [f"{NOBODY[0]} (and 1 more)"] and made.deps.led
+    made.kube.before("get", f"{LEASE}/kube-scheduler", lambda: pytest.fail("it was seen already"))
+    gates.wait_leaders(made.deps, "n2", ctx)
+
+
+def test_pods_are_not_moved_where_nobody_would_make_them_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "_LEADERS_S", 0.0)
+    made = stage(1, 1, [node("n1"), node("n2"), pod("web-0", node="n2")])
+    add_leases(made.kube)
+    with pytest.raises(KubeError) as caught:
+        gates.wait_leaders(made.deps, "n2", made.ctx(WaitWorkloads("n2"), "n2", timeout_s=5))
+    assert caught.value.why == "; ".join(NOBODY) and "--leader-elect=false" in caught.value.hint
+    assert "nothing has moved" in caught.value.what
 
 
 PROXY = "/api/v1/namespaces/kube-system/pods/kube-proxy-n1"

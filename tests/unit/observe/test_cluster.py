@@ -240,6 +240,13 @@ def test_dns_needs_all_replicas(item: JsonObject | None, expected: tuple[str, ..
     assert cluster.dns_problems(item) == expected
 
 
+def test_dns_that_no_controller_has_looked_at_may_be_enough() -> None:
+    item = deployment(2, 1, observedGeneration=0)
+    assert cluster.dns_problems(item, one_is_enough=True, may_be_unseen=True) == ()
+    item = deployment(2, 0, observedGeneration=0)
+    assert cluster.dns_problems(item, one_is_enough=True, may_be_unseen=True) == ("DNS: 0 of 2 replicas available",)
+
+
 def test_dns_names_its_cause() -> None:
     waiting = pod("coredns-2", labels={"k8s-app": "kube-dns"}, waiting=("ImagePullBackOff", "no such image"))
     found = cluster.dns_problems(deployment(2, 1), [waiting])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from kops_py.model.actions import UPGRADE_JOB, PutBackIntoBalancer, TakeOutOfBalancer
+from kops_py.model.actions import UPGRADE_JOB, PutBackIntoBalancer, TakeOutOfBalancer, WaitNode
 from kops_py.model.drain import DrainPolicy
 from kops_py.model.errors import UnreachableError
 from kops_py.model.facts import Facts, HostFacts, JobState, KubeFacts, NodeFacts
@@ -89,6 +89,29 @@ def test_the_plan_after_a_control_plane_holds_nothing_unannounced() -> None:
     then = plan_upgrade(spec, facts(spec, done=["n1"]))
     assert unexpected_steps(first.steps, [s for s in then.steps if s.node != "n1"]) == ()  # type: ignore[arg-type]
     assert chain_of(then, "n1") == []
+
+
+def led(plan: Plan) -> list[str]:
+    return [s.node for s in plan.steps if isinstance(s.action, WaitNode) and s.action.control_plane and s.action.led]
+
+
+def test_controllers_are_waited_for_by_the_drains_and_by_the_last_control_plane_where_none_follows() -> None:
+    for spec, expected in ((make_spec(3, 1), []), (make_spec(3, 0), ["n3"]), (make_spec(1, 0), ["n1"])):
+        now = facts(spec)
+        patches = {h.name: PatchFacts(updates=(Update("curl", "1", "2"),)) for h in spec.nodes}
+        assert led(plan_upgrade(spec, now)) == expected
+        assert led(patch(spec, now, patches, PatchArguments(ROLLOUT, RebootPolicy.NEVER)).plan) == expected
+    only = PatchArguments(ROLLOUT, RebootPolicy.ALWAYS, operation="reboot", nodes=("n1",))
+    assert led(patch(make_spec(3, 1), facts(make_spec(3, 1)), {}, only).plan) == ["n1"]
+
+
+def test_a_worker_that_drops_out_makes_nothing_of_the_control_planes_unannounced() -> None:
+    spec = make_spec(2, 1)
+    now = facts(spec)
+    hosts = {**now.hosts, "n3": HostFacts("n3", problem=UnreachableError("gone", where="n3"))}
+    then = plan_upgrade(spec, dataclasses.replace(now, hosts=hosts))
+    assert led(then) == ["n2"]
+    assert unexpected_steps(plan_upgrade(spec, now).steps, then.steps) == ()
 
 
 def test_patches_and_restarts_do_the_same() -> None:
