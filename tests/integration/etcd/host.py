@@ -66,7 +66,10 @@ def kubeadm_host(folder: Path, members: Members) -> Iterator[Sshd]:
     (folder / "sshd_config").write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
+        # a slow shell start-up file of whoever runs the tests is not what is tested
+        f"SetEnv HOME={folder}/home\n"
     )
+    (folder / "home").mkdir()
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     inside = f"mount --bind {folder}/etc /etc && exec {SSHD} -D -f {folder}/sshd_config -E {folder}/log"
     process = subprocess.Popen(["unshare", *FLAGS.split(), "sh", "-c", inside])
