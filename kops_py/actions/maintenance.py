@@ -23,6 +23,7 @@ def drain_node(deps: Deps, action: DrainNode, ctx: StepContext) -> None:
     """Drain a node and say what it took; raises what ``drain`` raises."""
     wait_leaders(deps, action.node, ctx)
     wait_proxy_rollout(deps, action.node, ctx)
+    ctx.journal("drain-begin", node=action.node)
     report = drain(deps.kube, action.node, action.policy, ctx)
     deps.moved[action.node] = (*report.evicted, *report.deleted, *report.went)
     ctx.journal("drained", **report.to_json())

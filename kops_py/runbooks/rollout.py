@@ -219,12 +219,15 @@ def without_leaders(chains: Mapping[str, tuple[Step, ...]]) -> dict[str, tuple[S
     Every drain waits for them by itself. ``chains`` are of a plan or a hop, in its order.
     """
     found: dict[str, tuple[Step, ...]] = {}
-    later = False
-    for name, steps in reversed(chains.items()):
-        gates = [s.action for s in steps if isinstance(s.action, WaitNode)]
-        found[name] = tuple(_unled(s) if later and isinstance(s.action, WaitNode) else s for s in steps)
-        later = later or any(g.control_plane for g in gates) or any(isinstance(s.action, DrainNode) for s in steps)
-    return dict(reversed(found.items()))
+    waited_for_later = False
+    for name, steps in reversed(list(chains.items())):
+        found[name] = tuple(_unled(s) for s in steps) if waited_for_later else steps
+        waited_for_later = waited_for_later or any(_waits_for_leaders(s.action) for s in steps)
+    return {name: found[name] for name in chains}
+
+
+def _waits_for_leaders(action: Action) -> bool:
+    return isinstance(action, DrainNode) or (isinstance(action, WaitNode) and action.control_plane and action.led)
 
 
 def _unled(step: Step) -> Step:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from kops_py.actions import gates
@@ -126,14 +128,16 @@ def test_pods_are_moved_when_somebody_makes_them_anew_and_once_seen_it_is_not_as
     ctx = made.ctx(WaitWorkloads("n2"), "n2", timeout_s=5)
     add_leases(made.kube)
     gates.wait_leaders(made.deps, "n2", ctx)
-    assert made.waits == [] and not made.deps.led, "there is nothing to move"
+    assert made.waits == [], "there is nothing to move"
+    assert not made.deps.led
     made.kube.add(pod("web-0", node="n2"))
     for name in reversed(ELECTED):
         made.kube.before("get", f"{LEASE}/{name}", lambda: None)
-        made.kube.before("get", f"{LEASE}/{name}", lambda name=name: renew(made.kube, name))
+        made.kube.before("get", f"{LEASE}/{name}", partial(renew, made.kube, name))
     gates.wait_leaders(made.deps, "n2", ctx)
-    assert made.waits == [f"{NOBODY[0]} (and 1 more)"] and made.deps.led
-    made.kube.before("get", f"{LEASE}/kube-scheduler", lambda: pytest.fail("it was seen already"))
+    assert made.waits == [f"{NOBODY[0]} (and 1 more)"]
+    assert made.deps.led
+    made.kube.before("get", f"{LEASE}/kube-scheduler", partial(pytest.fail, "it was seen already"))
     gates.wait_leaders(made.deps, "n2", ctx)
 
 
@@ -143,7 +147,8 @@ def test_pods_are_not_moved_where_nobody_would_make_them_anew(monkeypatch: pytes
     add_leases(made.kube)
     with pytest.raises(KubeError) as caught:
         gates.wait_leaders(made.deps, "n2", made.ctx(WaitWorkloads("n2"), "n2", timeout_s=5))
-    assert caught.value.why == "; ".join(NOBODY) and "--leader-elect=false" in caught.value.hint
+    assert caught.value.why == "; ".join(NOBODY)
+    assert "--leader-elect=false" in caught.value.hint
     assert "nothing has moved" in caught.value.what
 
 
