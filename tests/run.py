@@ -28,6 +28,24 @@ BIN = Path(sys.executable).parent
 LAYER_PACKAGES = ["containerd", "conntrack", "socat", "ethtool", "ebtables", "containernetworking-plugins"]
 
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+
+
+def integration_commands() -> list[list[str]]:
+    """Return a command for each folder of tests/integration and one for the files beside them, the longest first.
+
+    What a folder starts is shared by its tests, so they run one after the other; the folders do not know each other.
+    """
+    top = ROOT / "tests" / "integration"
+    folders = {p.parent.relative_to(ROOT) for p in top.glob("*/test_*.py")}
+    files = sorted(str(p.relative_to(ROOT)) for p in top.glob("test_*.py"))
+    first = [name for name in LONGEST if Path("tests/integration", name) in folders]
+    names = [*first, *sorted(p.name for p in folders if p.name not in first)]
+    return [[*PYTEST, "-m", "not soak", *what] for what in ([f"tests/integration/{n}"] for n in names)] + [
+        [*PYTEST, "-m", "not soak", *files]
+    ]
+
+
+LONGEST = ("ansible", "backup", "etcd")
 PARTS: dict[str, list[list[str]]] = {
     "lint": [
         [str(BIN / "ruff"), "check", "."],
@@ -36,8 +54,7 @@ PARTS: dict[str, list[list[str]]] = {
     ],
     "types": [[str(BIN / "mypy")]],
     "unit": [[*PYTEST, "-n", "2", "--timeout", "120", "-m", "not soak", "tests/unit"]],
-    # One after the other: what a folder starts is shared, and groups of xdist 3.8 are lost on pytest 9.2.
-    "integration": [[*PYTEST, "-m", "not soak", "tests/integration"]],
+    "integration": integration_commands(),
     "e2e": [[*PYTEST, "-n", "2", "--dist", "load", "-m", "not soak", "tests/e2e"]],
     "soak": [],  # see tests/soak.py
     "pythons": [[sys.executable, "-m", "tests.pythons"]],
@@ -45,6 +62,8 @@ PARTS: dict[str, list[list[str]]] = {
 SINGLE = ("lint", "types")
 """Parts that use one processor: they run beside each other, and what they print comes one after the other."""
 CI_PARTS = ("lint", "types", "unit", "integration", "e2e")
+SIDE_BY_SIDE = {"integration": 2}
+"""How many commands of a part run beside each other; what each printed is shown when it has ended."""
 NEED_SYSTEMS = {"integration", "e2e", "soak"}
 
 
@@ -119,19 +138,41 @@ def run_parts(names: Sequence[str], reports: Path) -> list[Result]:
 
 def run_part(name: str, reports: Path, output: TextIO | None) -> Result:
     """Run one part to its end; it prints into a file, or as it goes."""
-    started, ok = time.monotonic(), True
-    result = Result(name, True, 0.0)
-    for number, command in enumerate(PARTS[name]):
+    started, result = time.monotonic(), Result(name, True, 0.0)
+    commands = [
+        ([*command, f"--junitxml={reports / f'{name}-{number}.xml'}"] if "pytest" in command else command)
+        for number, command in enumerate(PARTS[name])
+    ]
+    beside = SIDE_BY_SIDE.get(name, 1)
+    if beside == 1:
+        codes = [run_command(command, output) for command in commands]
+    else:
+        with ThreadPoolExecutor(beside) as pool:
+            codes = list(pool.map(run_and_show, commands))
+    for number, command in enumerate(commands):
         report = reports / f"{name}-{number}.xml"
-        whole = [*command, f"--junitxml={report}"] if "pytest" in command else command
-        # ansible-lint looks for ansible beside itself
-        environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
-        code = subprocess.run(whole, cwd=ROOT, env=environment, stdout=output, stderr=output).returncode
-        ok = ok and code in (0, 5) if "pytest" in command else ok and code == 0
+        result.ok = result.ok and codes[number] in ((0, 5) if "pytest" in command else (0,))
         if report.exists():
             count(report, result)
-    result.ok, result.duration_s = ok, time.monotonic() - started
+    result.duration_s = time.monotonic() - started
     return result
+
+
+def run_command(command: Sequence[str], output: TextIO | None) -> int:
+    # ansible-lint looks for ansible beside itself
+    environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"}
+    return subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=output).returncode
+
+
+def run_and_show(command: Sequence[str]) -> int:
+    """Run a command and print at once, when it has ended, what it said."""
+    started = time.monotonic()
+    with tempfile.TemporaryFile("w+") as file:
+        code = run_command(command, file)
+        file.seek(0)
+        say(f"{' '.join(w for w in command if w.startswith('tests/'))}: {time.monotonic() - started:.0f} s")
+        print(file.read(), end="", flush=True)
+    return code
 
 
 def count(report: Path, result: Result) -> None:

@@ -132,7 +132,7 @@ def wait_no_proxy_ending(deps: Deps, node: str, ctx: StepContext) -> None:
         ending = [p for p in pods if p["metadata"].get("deletionTimestamp")]
         return (f"kube-proxy on {node}: its old pod is ending",) if ending else ()
 
-    _wait(lacking, ctx, _POLL_S, "kube-proxy is being replaced")
+    _wait(lacking, ctx, _POLL_S, "the node's kube-proxy is not seen to be whole")
 
 
 def wait_proxy_rollout(deps: Deps, node: str, ctx: StepContext) -> None:
@@ -158,7 +158,7 @@ def wait_proxy_rollout(deps: Deps, node: str, ctx: StepContext) -> None:
         there, wanted = status.get("updatedNumberScheduled") or 0, status.get("desiredNumberScheduled") or 0
         return (f"kube-proxy is being replaced: {there} of {wanted}",)
 
-    _wait(lacking, ctx, _POLL_S, "kube-proxy is being replaced")
+    _wait(lacking, ctx, _POLL_S, "kube-proxy's rollout is not seen to be over, nothing has moved")
 
 
 def _has_movable(api: KubeApi, node: str) -> bool:

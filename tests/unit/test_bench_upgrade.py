@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.upgrade import KINDS, from_journal
+from bench.upgrade import KINDS, SAFE, from_journal
 
 
 def steps(node: str, at_s: float, *costs: tuple[str, float]) -> Iterator[dict[str, Any]]:
@@ -17,6 +17,8 @@ def steps(node: str, at_s: float, *costs: tuple[str, float]) -> Iterator[dict[st
         yield {"at_s": at_s, "kind": "step-start", "step": step, "node": node}
         if kind == "upgrade":
             yield {"at_s": at_s + 15, "kind": "kubeadm-end", "step": step, "node": node, "exit_status": 0}
+        if kind == "drain":
+            yield {"at_s": at_s + 2, "kind": "drain-begin", "step": step, "node": node}
         at_s += duration_s
         yield {"at_s": at_s, "kind": "step-end", "step": step, "node": node, "duration_s": duration_s}
         at_s += 0.5
@@ -32,7 +34,7 @@ def test_costs_of_nodes() -> None:
         {"at_s": 90.0, "kind": "run-end"},
     ]
     found = from_journal(records)
-    assert found["n1"] == pytest.approx({"packages": 7, "kubeadm": 15, "drain": 7, "ready": 9, "rest": 12})
-    assert found["n2"] == pytest.approx({"packages": 4, "drain": 7, "ready": 9, "rest": 10})
+    assert found["n1"] == pytest.approx({"packages": 7, "kubeadm": 15, SAFE: 2, "drain": 5, "ready": 9, "rest": 12})
+    assert found["n2"] == pytest.approx({"packages": 4, SAFE: 2, "drain": 5, "ready": 9, "rest": 10})
     assert set(found["n1"]) == set(KINDS)
     assert sum(found["n1"].values()) == 50, "the look after a node belongs to it"
