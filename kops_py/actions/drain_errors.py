@@ -95,7 +95,8 @@ def not_done(
         why.append(f"not tried yet: {listed([t.pod.id for t in not_tried])}")
     if roster.latecomers:
         why.append(
-            f"{roster.latecomers} pods came to the node meanwhile: they tolerate its cordon, or somebody uncordoned it"
+            f"{roster.latecomers} pods came to the node meanwhile: "
+            "somebody uncordoned it, or they were placed here by name"
         )
     if trouble:
         why.append(trouble)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from kops_py.actions.evict import Answer, Attempt
 from kops_py.model.drain import DrainPolicy, Fate, group_number, judge
 from kops_py.model.drain_report import DrainReport
-from kops_py.model.workloads import PodFacts
+from kops_py.model.workloads import CORDON_TAINT, PodFacts, tolerates
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 5.0
 """Between attempts that a budget refuses; kubectl's is 5 s from the start."""
@@ -61,6 +61,7 @@ class Roster:
     latecomers: int = 0
     """How many pods came to the node while it was drained."""
     _known: set[str] = field(default_factory=set)
+    _came_back: set[str] = field(default_factory=set)
     _stayed: dict[str, tuple[str, str]] = field(default_factory=dict)
     _done: dict[str, tuple[PodFacts, str]] = field(default_factory=dict)
     _gates: dict[str, _Gate] = field(default_factory=dict)
@@ -74,9 +75,14 @@ class Roster:
             seen.add(pod.uid)
             if not first and pod.uid not in self._known:
                 self.latecomers += 1
+                if any(tolerates(t, CORDON_TAINT) for t in pod.tolerations):
+                    self._came_back.add(pod.uid)
             self._known.add(pod.uid)
             if verdict.fate is Fate.STAYS:
                 self._stayed[pod.uid] = (pod.id, verdict.reason)
+            elif pod.uid in self._came_back:
+                # The scheduler would put it here again each time it is evicted; kubectl looks only once as well.
+                self._stayed[pod.uid] = (pod.id, "came while the node was drained, and tolerates its cordon")
             elif verdict.fate is Fate.REFUSED and not pod.deleting_since:
                 self.refused[pod.uid] = pod
             else:

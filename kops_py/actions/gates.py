@@ -58,7 +58,7 @@ def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
         try:
             api = deps.kube.api()
             idle = leaders.problems(api) if action.control_plane and action.led else ()
-            problems = _node_problems(api, deps.fleet.host(action.node), action) or idle
+            problems = _node_problems(api, deps.fleet.host(action.node), action, deps.short_before) or idle
         except (UnreachableError, DeadlineError) as error:
             problems = (str(error),)
         if not problems and action.control_plane:
@@ -175,7 +175,7 @@ def _being_replaced(daemon: JsonObject) -> bool:
     return unseen or int(status.get("updatedNumberScheduled") or 0) < int(status.get("desiredNumberScheduled") or 0)
 
 
-def _node_problems(api: KubeApi, host: Host, action: WaitNode) -> tuple[str, ...]:
+def _node_problems(api: KubeApi, host: Host, action: WaitNode, short_before: Collection[str]) -> tuple[str, ...]:
     found = api.get_or_none(f"/api/v1/nodes/{action.node}")
     if found is None:
         return (f"{action.node} is not a node of the cluster",)
@@ -193,7 +193,7 @@ def _node_problems(api: KubeApi, host: Host, action: WaitNode) -> tuple[str, ...
     return (
         *system_pod_problems([node], pods, local_etcd=has_local_etcd(config), has_proxy=_has_proxy(api)),
         *(_old_static_pods(node, pods, action.version) if action.control_plane else ()),
-        *_daemon_problems(pods),
+        *_daemon_problems(pods, short_before),
         *_gone(pods, running),
         *_dns_problems(api, led=action.led),
     )
@@ -251,11 +251,17 @@ def _old_static_pods(node: NodeFacts, pods: Collection[JsonObject], version: str
     return tuple(found)
 
 
-def _daemon_problems(pods: Collection[JsonObject]) -> tuple[str, ...]:
+def _daemon_problems(pods: Collection[JsonObject], short_before: Collection[str]) -> tuple[str, ...]:
+    """Name the DaemonSet pods that are not healthy; of what was short before the run, those of kube-system only."""
     found = []
     for pod in pods:
         metadata = pod["metadata"]
         if MIRROR in (metadata.get("annotations") or {}) or not _belongs_to_node(pod):
+            continue
+        owners = (o["name"] for o in metadata.get("ownerReferences") or [] if o.get("kind") == "DaemonSet")
+        if metadata["namespace"] != "kube-system" and any(
+            f"DaemonSet {metadata['namespace']}/{name}" in short_before for name in owners
+        ):
             continue
         if problem := pod_problem(pod):
             found.append(f"{metadata['namespace']}/{metadata['name']}: {problem}")
@@ -321,6 +327,19 @@ def _workloads(api: KubeApi) -> Iterator[tuple[str, int, int]]:
             yield name, int(status.get(counted) or 0), 1 if wanted is None else int(wanted)
 
 
+def _rolled_out(api: KubeApi) -> frozenset[str]:
+    """Return the Deployments and StatefulSets outside of kube-system whose owner is replacing their pods just now."""
+    found = set()
+    for kind, plural in (("Deployment", "deployments"), ("StatefulSet", "statefulsets")):
+        for item in api.items(f"/apis/apps/v1/{plural}"):
+            metadata, status = item["metadata"], item.get("status") or {}
+            unseen = int(status.get("observedGeneration") or 0) < int(metadata.get("generation") or 0)
+            old = int(status.get("replicas") or 0) > int(status.get("updatedReplicas") or 0)
+            if metadata["namespace"] != "kube-system" and (unseen or old):
+                found.add(f"{kind} {metadata['namespace']}/{metadata['name']}")
+    return frozenset(found)
+
+
 def wait_workloads(deps: Deps, ctx: StepContext) -> None:
     """Wait until no workload is short of pods that was not so before the run; raises KubeError at the deadline."""
     node = ctx.step.node
@@ -331,12 +350,20 @@ def wait_workloads(deps: Deps, ctx: StepContext) -> None:
 def short_workloads(deps: Deps, nodes: Collection[str]) -> tuple[str, ...]:
     """Name the workloads that are short now and were not before the run, first those these nodes ran; raises KubeError.
 
-    Each says how many of its pods this run has moved from these nodes.
+    Each says how many of its pods this run has moved from these nodes. Left out: what lost pods only on other nodes of
+    this run, whose own gates wait for it, and what somebody is rolling out meanwhile (not in kube-system).
     """
-    now = unavailable_workloads(deps.kube.api())
+    api = deps.kube.api()
+    now = unavailable_workloads(api)
+    rolled = _rolled_out(api) if now else frozenset()
+    elsewhere = [pods for node, pods in deps.moved.items() if node not in nodes]
     found = []
     for name, how in sorted(now.items()):
         if name in deps.short_before:
+            continue
+        if not any(_moved(deps.moved.get(node, ()), name) for node in nodes) and (
+            name in rolled or any(_moved(pods, name) for pods in elsewhere)
+        ):
             continue
         counts = {node: _moved(deps.moved.get(node, ()), name) for node in nodes}
         moved = [f"{n} pod{'s' if n > 1 else ''} of it moved from {node}" for node, n in counts.items() if n]

@@ -139,3 +139,17 @@ class WorkloadFacts:
     """``namespace/claim`` of volumes that only some hosts have → the values of kubernetes.io/hostname they name."""
     unavailable: tuple[str, ...] = ()
     """Deployments, StatefulSets and DaemonSets with fewer available pods than they want, one sentence each."""
+
+
+CORDON_TAINT = ("node.kubernetes.io/unschedulable", "", "NoSchedule")
+"""What a cordon puts onto a node (key, value, effect)."""
+
+
+def tolerates(toleration: tuple[str, str, str, str], taint: tuple[str, str, str]) -> bool:
+    """Whether a toleration (key, operator, value, effect) accepts a taint (key, value, effect)."""
+    key, operator, value, effect = toleration
+    if effect and effect != taint[2]:
+        return False
+    if operator == "Exists":
+        return not key or key == taint[0]
+    return key == taint[0] and value == taint[1]

@@ -28,7 +28,7 @@ from kops_py.model.membership import quorum_problem, without
 from kops_py.model.plan import Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec, CniType, HostSpec
 from kops_py.runbooks.decision import Decision
-from kops_py.runbooks.rollout import NOT_READY, UNREACHABLE, Rollout, drain_details
+from kops_py.runbooks.rollout import DRAIN_WAITS_S, NOT_READY, UNREACHABLE, Rollout, drain_details
 
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
@@ -241,7 +241,9 @@ def _leave(spec: ClusterSpec, node: NodeFacts, arguments: RemoveArguments) -> It
         yield Step(f"cordon/{name}", name, "cordon", CordonNode(name), timeouts.api_request_s * 4)
     if name in arguments.undrained:
         return
-    yield Step(f"drain/{name}", name, "drain", DrainNode(name, policy), policy.timeout_s + 60, drain_details(policy))
+    yield Step(
+        f"drain/{name}", name, "drain", DrainNode(name, policy), policy.timeout_s + DRAIN_WAITS_S, drain_details(policy)
+    )
     title = "wait until what was moved is available again"
     yield Step(f"settled/{name}", name, title, WaitWorkloads(name), timeouts.node_ready_s)
 

@@ -13,7 +13,7 @@ from kops_py.model.facts import Facts, NodeFacts
 from kops_py.model.plan import Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec
 from kops_py.runbooks.decision import Decision
-from kops_py.runbooks.rollout import Rollout, drain_details, state_findings
+from kops_py.runbooks.rollout import DRAIN_WAITS_S, Rollout, drain_details, state_findings
 
 
 def cordon_nodes(spec: ClusterSpec, facts: Facts, names: Sequence[str]) -> Decision:
@@ -48,7 +48,7 @@ def drain_nodes(
         if not _node(facts, name).unschedulable:
             steps.append(_cordon(spec, name))
         if name in movable:
-            details, limit_s = drain_details(rollout.drain), rollout.drain.timeout_s + 60
+            details, limit_s = drain_details(rollout.drain), rollout.drain.timeout_s + DRAIN_WAITS_S
             steps.append(Step(f"drain/{name}", name, "drain", DrainNode(name, rollout.drain), limit_s, details))
     return _decision(spec, facts, "drain", names, steps, rollout, window=rollout.window)
 

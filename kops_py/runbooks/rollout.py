@@ -81,6 +81,9 @@ ROLLOUTS = frozenset({"upgrade", "patch", "reboot"})
 """Operations that cordon a node for the time they work on it; every other cordon is somebody's decision."""
 
 
+DRAIN_WAITS_S = 210.0
+"""What a drain's step may take on top of the drain: the waits for leaders and kube-proxy before it, and its end."""
+
 AFTER = ("healthy/", "into-balancer/", "uncordon/", "settled/", "after-", "gate-", "done/")
 """How the ids of steps begin that come after the work on a node."""
 
@@ -185,7 +188,7 @@ def chain(
         return Step(f"{kind}/{name}{tag}", name, title, action, limit_s, details)
 
     cordon = step("cordon", "cordon", CordonNode(name), api_s)
-    drain = step("drain", "drain", DrainNode(name, policy), policy.timeout_s + 60, drain_details(policy))
+    drain = step("drain", "drain", DrainNode(name, policy), policy.timeout_s + DRAIN_WAITS_S, drain_details(policy))
     gate = WaitNode(name, work.version, control_plane)
     healthy = step("healthy", f"wait until the node is healthy ({work.version})", gate, ready_s)
     uncordon = step("uncordon", "uncordon", UncordonNode(name, unfinished=True), api_s)
@@ -207,7 +210,7 @@ def chain(
         healthy,
         *into,
         *((uncordon,) if leaves else ()),
-        *((settled,) if leaves or (unfinished and not persons) else ()),
+        *((settled,) if work.steps or leaves or (unfinished and not persons) else ()),
         *follows,
         *((done,) if leaves or marks or unfinished else ()),
     )

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kops_py.model.finding import Finding, FindingKind, Severity, capped, few
-from kops_py.model.workloads import NodeCapacity, PodFacts, WorkloadFacts
+from kops_py.model.workloads import NodeCapacity, PodFacts, WorkloadFacts, tolerates
 
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
 
@@ -180,16 +180,6 @@ class _Places:
                 and all(any(tolerates(t, taint) for t in pod.tolerations) for taint in taints)
             )
         return found
-
-
-def tolerates(toleration: tuple[str, str, str, str], taint: tuple[str, str, str]) -> bool:
-    """Whether a toleration (key, operator, value, effect) accepts a taint (key, value, effect)."""
-    key, operator, value, effect = toleration
-    if effect and effect != taint[2]:
-        return False
-    if operator == "Exists":
-        return not key or key == taint[0]
-    return key == taint[0] and value == taint[1]
 
 
 def _fit_nowhere(pods: Sequence[PodFacts], where: Mapping[str, Where], area: _Map) -> list[PodFacts]:

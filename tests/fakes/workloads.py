@@ -12,7 +12,9 @@ from typing import Any
 from kops_py.connect.base import JsonObject, KubeApi
 from kops_py.model.errors import KubeError
 
-_TOLERATE_ALL = [{"operator": "Exists"}]
+_LOST_NODES = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+_AS_ADMITTED = [{"key": k, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300} for k in _LOST_NODES]
+"""What the API server gives every pod (DefaultTolerationSeconds)."""
 
 
 @dataclass
@@ -60,6 +62,7 @@ class Cluster:
         claims: tuple[str, ...] = (),
         empty_dir: bool = False,
         namespace: str = "",
+        tolerates_cordon: bool = False,
     ) -> JsonObject:
         """Create a pod as its controller and its kubelet would have it."""
         namespace = namespace or self.namespace
@@ -72,7 +75,8 @@ class Cluster:
         volumes: list[Any] = [{"name": c, "persistentVolumeClaim": {"claimName": c}} for c in claims]
         volumes += [{"name": "scratch", "emptyDir": {}}] if empty_dir else []
         node = self.node if node is None else node
-        spec: JsonObject = {"containers": [{"name": "main", "image": "none"}], "tolerations": _TOLERATE_ALL}
+        tolerations = [{"operator": "Exists"}] if tolerates_cordon else _AS_ADMITTED
+        spec: JsonObject = {"containers": [{"name": "main", "image": "none"}], "tolerations": tolerations}
         spec.update({"volumes": volumes} if volumes else {}, **({"nodeName": node} if node else {}))
         base = f"/api/v1/namespaces/{namespace}/pods"
         self.api.create(base, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})

@@ -442,7 +442,21 @@ def test_pods_that_come_back_for_ever_are_told(scene: Scene) -> None:
 
     scene.api.before("create", "/eviction$", again)
     error = scene.fails(timeout_s=0.5)
-    assert "pods came to the node meanwhile: they tolerate its cordon" in error.why
+    assert "pods came to the node meanwhile: somebody uncordoned it, or they were placed here by name" in error.why
+
+
+def test_a_pod_that_comes_back_because_it_tolerates_the_cordon_is_not_evicted_for_ever(scene: Scene) -> None:
+    scene.shop.pod("operator-0", tolerates_cordon=True)
+    scene.shop.pod("web")
+
+    def again() -> None:
+        scene.shop.pod("operator-1", tolerates_cordon=True, empty_dir=True)
+
+    scene.api.before("create", "/operator-0/eviction$", again)
+    report = scene.drain()
+    assert sorted(report.evicted) == ["shop/operator-0", "shop/web"]
+    assert report.stayed == (("shop/operator-1", "came while the node was drained, and tolerates its cordon"),)
+    assert scene.there() == ["operator-1"]
 
 
 def test_groups_go_one_after_the_other(scene: Scene) -> None:

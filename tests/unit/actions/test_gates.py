@@ -91,6 +91,39 @@ def test_a_daemon_set_that_is_being_replaced_may_lack_what_it_allows_itself() ->
     assert gates.unavailable_workloads(made.kube) == {"DaemonSet shop/log": "39 of 40 available"}
 
 
+def test_neither_what_other_nodes_moved_nor_what_somebody_rolls_out_holds_a_node_up() -> None:
+    made = stage(1, 2, [node("n1"), node("n2"), node("n3")])
+    made.deps.moved = {"n2": ("shop/api-5d4f-abcde",), "n3": ("shop/db-1", "shop/api-5d4f-fghij")}
+    made.kube.add(workload("StatefulSet", "db", 1, 2))
+    rolled = workload("Deployment", "new", 1, 2)
+    rolled["status"] |= {"replicas": 3, "updatedReplicas": 1}
+    made.kube.add(rolled)
+    unseen = workload("Deployment", "changed", 1, 2)
+    unseen["metadata"]["generation"] = 2
+    made.kube.add(unseen)
+    wait(made)
+    made.kube.add(workload("Deployment", "api", 1, 2))
+    assert gates.short_workloads(made.deps, ("n2",)) == (
+        "Deployment shop/api: 1 of 2 available (1 pod of it moved from n2)",
+    )
+    own = workload("Deployment", "dns", 1, 2)
+    own["metadata"]["namespace"] = "kube-system"
+    own["status"] |= {"replicas": 3, "updatedReplicas": 1}
+    made.kube.add(own)
+    assert "Deployment kube-system/dns: 1 of 2 available" in gates.short_workloads(made.deps, ("n2",))
+
+
+def test_daemon_pods_that_were_broken_before_the_run_hold_no_node_up_but_those_of_the_system_do() -> None:
+    found = []
+    for namespace in ("shop", "kube-system"):
+        made = pod("log-x", node="n2", ready=False)
+        made["metadata"] |= {"namespace": namespace, "ownerReferences": [{"kind": "DaemonSet", "name": "log"}]}
+        found.append(made)
+    before = {"DaemonSet shop/log", "DaemonSet kube-system/log"}
+    assert [p.partition(":")[0] for p in gates._daemon_problems(found, before)] == ["kube-system/log-x"]
+    assert len(gates._daemon_problems(found, ())) == 2
+
+
 LEASE = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
 
 

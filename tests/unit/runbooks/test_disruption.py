@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from kops_py.model.drain import DrainPolicy
 from kops_py.model.finding import Severity
-from kops_py.model.workloads import Owner, PodFacts, PodPhase
-from kops_py.runbooks.room import tolerates
+from kops_py.model.workloads import Owner, PodFacts, PodPhase, tolerates
 from tests.unit.runbooks.disruption_cases import GIB, a_budget, a_node, a_pod, cluster, find, ids
 
 GPU = ("gpu", "yes", "NoSchedule")
