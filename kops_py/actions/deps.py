@@ -50,6 +50,8 @@ class Deps:
     """Workloads that lacked pods before the run: they are not waited for."""
     moved: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Pods (``namespace/name``) that the drains of this run took from each node."""
+    dns_answered: set[str] = field(default_factory=set)
+    """Nodes that DNS answered before their work in this run."""
     led: bool = False
     """Whether controllers and scheduler were seen at work since a control plane was last worked on."""
     proxy_until_s: float | None = None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 
 from kops_py.actions.deps import Deps
+from kops_py.actions.dns_gate import dns_silent
 from kops_py.actions.etcd_gate import EtcdGate
 from kops_py.actions.external_etcd import unhealthy_members
 from kops_py.actions.static_pods import wait_static_pods
@@ -46,8 +47,9 @@ def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
     """Wait until the node is healthy at its version, with all that belongs to it.
 
     That is: Ready, at the version, static pods healthy, kube-proxy and all other DaemonSet pods on it Ready, DNS
-    available; of a control plane besides: every etcd member healthy and caught up, and, where no later drain waits for
-    them, the cluster's controllers and scheduler at work. Raises KubeError naming what is lacking at the deadline.
+    available, and answering the node if it did before; of a control plane besides: every etcd member healthy and caught
+    up, and, where no later drain waits for them, the cluster's controllers and scheduler at work. Raises KubeError
+    naming what is lacking at the deadline.
     """
     if action.control_plane:
         deps.led = False
@@ -59,6 +61,7 @@ def wait_node(deps: Deps, action: WaitNode, ctx: StepContext) -> None:
             api = deps.kube.api()
             idle = leaders.problems(api) if action.control_plane and action.led else ()
             problems = _node_problems(api, deps.fleet.host(action.node), action, deps.short_before) or idle
+            problems = problems or dns_silent(deps, action.node)
         except (UnreachableError, DeadlineError) as error:
             problems = (str(error),)
         if not problems and action.control_plane:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kops_py.actions.cordon import CordonState, cordon, finish, keep_reason, mark_of, mark_unfinished, uncordon
 from kops_py.actions.deps import Deps
+from kops_py.actions.dns_gate import note_dns
 from kops_py.actions.drain import drain
 from kops_py.actions.gates import wait_leaders, wait_proxy_rollout
 from kops_py.engine.run import StepContext
@@ -21,6 +22,7 @@ def cordon_node(deps: Deps, action: CordonNode, ctx: StepContext) -> None:
 
 def drain_node(deps: Deps, action: DrainNode, ctx: StepContext) -> None:
     """Drain a node and say what it took; raises what ``drain`` raises."""
+    note_dns(deps, action.node)
     wait_leaders(deps, action.node, ctx)
     wait_proxy_rollout(deps, action.node, ctx)
     ctx.journal("drain-begin", node=action.node)

@@ -249,7 +249,7 @@ def _execute(opened: Session, place: RunPlace, decided: Decided) -> RunResult:
             if not place.exclusive:
                 return new
             opened.emit(versions_seen(SeenWhen.AFTER, facts))
-            _raise_for_lost_hosts(plan, facts, decided.unwatched)
+            _raise_for_lost_hosts(plan, facts, decided.unwatched | engine.failed_nodes)
             if decided.keeps_lease:
                 lease.take_if_possible()
             return new
@@ -282,7 +282,10 @@ def _execute(opened: Session, place: RunPlace, decided: Decided) -> RunResult:
 
 
 def _raise_for_lost_hosts(plan: Plan, facts: Facts, unwatched: frozenset[str] = frozenset()) -> None:
-    """Stop when a host of the plan went away since: the difference in plans would not say so plainly."""
+    """Stop when a host of the plan went away since: the difference in plans would not say so plainly.
+
+    Not for those whose chain has failed: the budget of failures has judged them.
+    """
     for step in plan.steps:
         problem = facts.hosts[step.node].problem if step.node and step.node not in unwatched else None
         if problem is not None:

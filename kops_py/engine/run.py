@@ -97,6 +97,11 @@ class Engine:
         self._outcome = Outcome()
         self._failed_nodes: set[str] = set()
 
+    @property
+    def failed_nodes(self) -> frozenset[str]:
+        """Return the nodes whose chain has failed."""
+        return frozenset(self._failed_nodes)
+
     def run(self, plan: Plan, replan: Callable[[], Plan]) -> Outcome:
         """Carry out ``plan``; ``replan`` observes again and plans anew after each wave.
 
