@@ -128,6 +128,20 @@ def test_a_budget_lets_the_run_go_on_without_the_failed_node(tmp_path: Path) -> 
     assert not outcome.ok
 
 
+def test_who_plans_anew_knows_which_nodes_have_failed(tmp_path: Path) -> None:
+    journal, seen = Journal(tmp_path / "journal.jsonl"), []
+    engine = Engine(Scripted({"a/1": fail}), journal, lambda _: None, Cancel())
+
+    def replan() -> Plan:
+        seen.append(engine.failed_nodes)
+        return plan()
+
+    first = Wave("w1", (step("a"), step("b")), max_parallel=2, failures_allowed=1)
+    engine.run(plan(first, Wave("w2", (step("b", 2),))), replan)
+    journal.close()
+    assert seen == [{"a"}]
+
+
 def test_the_failures_of_earlier_waves_count_in_the_budgets_of_later_ones(tmp_path: Path) -> None:
     """Groups of workers have a wave each; the budget is that of the run."""
     performer = Scripted({"a/1": fail, "c/1": fail})
