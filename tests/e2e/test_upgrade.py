@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from tests.bundle import ensure
 from tests.e2e import backups, workload
 from tests.e2e.balancing import Balancing
 from tests.e2e.bed import VERSION, Bed
@@ -18,6 +20,7 @@ from tests.e2e.traffic import Traffic
 
 PATCH = "v1.20.3"
 MINOR = "v1.21.0"
+NEXT = "v1.22.0"
 SMALL = ("n1", "n2", "n3")
 BIG = ("n1", "n2", "n3", "n4", "n5")
 
@@ -42,6 +45,7 @@ def test_a_minor_upgrade_killed_in_the_middle(bed: Bed) -> None:
         running.wait_said(r"n2: drain$", deadline_s=400)
         killed = running.kill()
         assert _cordons(bed)["n2"] is True
+        _check_deadline(bed)
         finished = bed.program.run("upgrade", "--to", MINOR, "-y", deadline_s=900, exit_code=10)
         assert "n3: the hook after the work failed" in finished.stderr, finished.report()
         assert "exit status 3: not yet" in finished.stderr, finished.report()
@@ -70,6 +74,16 @@ def test_a_minor_upgrade_killed_in_the_middle(bed: Bed) -> None:
     workload.assert_answers(bed, SMALL[:2])
     again = bed.program.run("node", "remove", "n3", "-y")
     assert "nothing to do" in again.text, again.report()
+
+
+def _check_deadline(bed: Bed) -> None:
+    """A window that closes in the middle: the run ends by itself, tells it, and leaves its reports."""
+    reports = ("--report-markdown", "cut.md", "--report-junit", "cut.xml")
+    cut = bed.program.run("upgrade", "--to", MINOR, "-y", "--deadline", "6s", *reports, exit_code=124, deadline_s=120)
+    assert cut.duration_s < 60, cut.report()
+    assert "kops-py upgrade --to v1.21.0" in cut.stderr, cut.report()
+    assert "deadline" in (bed.folder / "cut.md").read_text()
+    assert list(ElementTree.parse(bed.folder / "cut.xml").getroot().iter("testcase"))
 
 
 def _controls(bed: Bed) -> dict[str, Any]:
@@ -117,6 +131,28 @@ def test_patch_and_minor_of_a_small_cluster(bed: Bed) -> None:
             finished = _upgrade(bed, version)
         bed.say(f"upgrade of 1+2 to {version}: {finished.duration_s:.1f} s; {traffic}")
         _check(bed, SMALL, version, traffic)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_two_minors_in_one_command(bed: Bed) -> None:
+    """Each hop from its own package repository, the second after the first is done everywhere; killed in the second."""
+    ensure((VERSION, MINOR, NEXT))  # into the bundle that is served
+    _build(bed, SMALL, control_planes=1)
+    refused = bed.program.run("upgrade", "--to", NEXT, "--plan", exit_code=2)
+    assert "--via v1.21.X" in refused.stderr, refused.report()
+    command = ("upgrade", "--to", NEXT, "--via", MINOR)
+    plan = bed.program.run(*command, "--plan", "-o", "json", exit_code=20).json()
+    hops = [MINOR if MINOR in wave["name"] else NEXT for wave in plan["waves"]]
+    assert hops == [MINOR] * hops.count(MINOR) + [NEXT] * hops.count(MINOR), plan["waves"]
+    with Traffic(bed, SMALL) as traffic:
+        running = bed.program.start(*command, "-y")
+        running.wait_said(rf"n1: kubeadm upgrade apply {NEXT}", deadline_s=900)
+        killed = running.kill()
+        assert set(_versions(bed).values()) == {MINOR}, "the second hop began before the first was done"
+        finished = _upgrade(bed, NEXT, "--via", MINOR)
+    bed.say(f"two minors: killed after {killed.duration_s:.1f} s, the rest {finished.duration_s:.1f} s; {traffic}")
+    _check(bed, SMALL, NEXT, traffic)
 
 
 @pytest.mark.soak
@@ -270,8 +306,7 @@ def _check(
     bed: Bed, nodes: Sequence[str], version: str, traffic: Traffic | None, *, cordoned: Sequence[str] = ()
 ) -> None:
     found = json.loads(bed.kubectl("get nodes -o json"))["items"]
-    versions = {n["metadata"]["name"]: n["status"]["nodeInfo"]["kubeletVersion"] for n in found}
-    assert versions == dict.fromkeys(nodes, version)
+    assert _versions(bed) == dict.fromkeys(nodes, version)
     assert _cordons(bed) == {name: name in cordoned for name in nodes}
     marked = [n["metadata"]["name"] for n in found if "kops-py/cordoned" in n["metadata"].get("annotations", {})]
     assert not marked, f"still marked as cordoned by kops-py: {marked}"
@@ -281,6 +316,11 @@ def _check(
     if traffic is not None:
         # A handful may hit a pod in the moment it goes; a hole in the service would be hundreds.
         assert len(traffic.failures) <= max(3, traffic.asked // 200), f"{traffic}: {traffic.failures[:20]}"
+
+
+def _versions(bed: Bed) -> dict[str, str]:
+    items = json.loads(bed.kubectl("get nodes -o json"))["items"]
+    return {n["metadata"]["name"]: n["status"]["nodeInfo"]["kubeletVersion"] for n in items}
 
 
 def _check_balanced(bed: Bed) -> None:
