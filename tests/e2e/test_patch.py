@@ -12,6 +12,7 @@ import pytest
 from tests.e2e import workload
 from tests.e2e.bed import Bed
 from tests.e2e.traffic import Traffic
+from tests.lab import Node
 
 NODES = ("n1", "n2", "n3")
 PACKAGE = "kops-py-test"
@@ -59,6 +60,58 @@ def test_updates_and_restarts(bed: Bed, tmp_path: Path) -> None:
     assert bed.node("n2").boot_id() == after["n2"]
     _check_free(bed)
     workload.assert_answers(bed, NODES)
+    _containerd_as_a_security_update(bed, tmp_path)
+
+
+def _containerd_as_a_security_update(bed: Bed, folder: Path) -> None:
+    """Of two updates that are there only the one from the security archive is installed: containerd, node by node."""
+    wanted = _offer_containerd(bed, folder)
+    plan = bed.program.run("patch", "--security", "--plan", "-o", "json", exit_code=20).json()
+    updates = [s["details"] for w in plan["waves"] for s in w["steps"] if s["id"].startswith("updates/")]
+    assert len(updates) == len(NODES)
+    assert all(len(u) == 1 and u[0].startswith("containerd ") for u in updates), updates
+    every = bed.program.run("patch", "--plan", "-o", "json", exit_code=20).json()
+    offered = {d.split()[0] for w in every["waves"] for s in w["steps"] for d in s["details"]}
+    assert {"containerd", PACKAGE} <= offered
+    before = {name: bed.node(name).boot_id() for name in NODES}
+    with Traffic(bed, NODES) as traffic:
+        finished = bed.program.run("patch", "--security", "-y", deadline_s=600)
+    bed.say(f"containerd updated on 1+2 in {finished.duration_s:.1f} s; {traffic}")
+    for name in NODES:
+        found = bed.node(name).exec(f"dpkg-query -W -f '${{Version}} ' containerd {PACKAGE}").stdout.split()
+        assert found == [wanted, "1.1"], found
+    assert {name: bed.node(name).boot_id() for name in NODES} == before
+    assert "nothing to do" in bed.program.run("patch", "--security", "-y").text
+    _check_free(bed)
+    workload.assert_answers(bed, NODES)
+
+
+def _offer_containerd(bed: Bed, folder: Path) -> str:
+    """Offer the installed containerd with a higher version as an update of Debian's security archive; returns it."""
+    installed = bed.node("n1").exec("dpkg-query -W -f '${Version}' containerd").stdout
+    wanted = f"{installed}.1"
+    subprocess.run(["apt-get", "download", f"containerd={installed}"], cwd=folder, check=True, capture_output=True)
+    (package,) = folder.glob("containerd_*.deb")
+    root = folder / "containerd"
+    subprocess.run(["dpkg-deb", "-R", package, root], check=True)
+    control = root / "DEBIAN" / "control"
+    control.write_text(control.read_text().replace(f"Version: {installed}\n", f"Version: {wanted}\n"))
+    rebuilt = folder / "rebuilt.deb"
+    subprocess.run(["dpkg-deb", "-Zgzip", "-z1", "--build", root, rebuilt], check=True, capture_output=True)
+    _build_package(folder, "1.2")
+    for name in NODES:
+        node = bed.node(name)
+        node.put_file(rebuilt, "/srv/security/containerd.deb")
+        node.put_file(folder / "1.2.deb", f"/srv/updates/{PACKAGE}_1.2_all.deb")
+        _index(node, "/srv/updates")
+        _index(node, "/srv/security")
+        node.exec(
+            "cd /srv/security && { printf 'Origin: Debian\\nLabel: Debian-Security\\nSuite: stable-security\\n"
+            "Codename: bookworm-security\\nSHA256:\\n'; "
+            "echo \" $(sha256sum Packages | cut -d' ' -f1) $(stat -c %s Packages) Packages\"; } > Release && "
+            "echo 'deb [trusted=yes] file:/srv/security ./' > /etc/apt/sources.list.d/security.list"
+        )
+    return wanted
 
 
 @pytest.mark.soak
@@ -99,25 +152,34 @@ def _one_node_by_hand(bed: Bed) -> None:
 def _offer_update(bed: Bed, folder: Path) -> None:
     """Install a package in version 1.0 on every node, and offer 1.1 in a repository on the node itself."""
     for version in ("1.0", "1.1"):
-        root = folder / version / "DEBIAN"
-        root.mkdir(parents=True)
-        (root / "control").write_text(
-            f"Package: {PACKAGE}\nVersion: {version}\nArchitecture: all\nMaintainer: nobody <nobody@example.com>\n"
-            "Description: something to update\n"
-        )
-        subprocess.run(
-            ["dpkg-deb", "--build", str(root.parent), str(folder / f"{version}.deb")], check=True, capture_output=True
-        )
+        _build_package(folder, version)
     for name in NODES:
         node = bed.node(name)
         for version in ("1.0", "1.1"):
             node.put_file(folder / f"{version}.deb", f"/srv/updates/{PACKAGE}_{version}_all.deb")
         node.exec(f"dpkg -i /srv/updates/{PACKAGE}_1.0_all.deb")
-        node.exec(
-            "cd /srv/updates && { for f in ./*.deb; do dpkg-deb -f $f; echo Filename: $f; echo Size: $(stat -c %s $f); "
-            "echo SHA256: $(sha256sum $f | cut -d' ' -f1); echo; done; } > Packages && "
-            "echo 'deb [trusted=yes] file:/srv/updates ./' > /etc/apt/sources.list.d/updates.list"
-        )
+        _index(node, "/srv/updates")
+        node.exec("echo 'deb [trusted=yes] file:/srv/updates ./' > /etc/apt/sources.list.d/updates.list")
+
+
+def _build_package(folder: Path, version: str) -> None:
+    root = folder / version / "DEBIAN"
+    root.mkdir(parents=True)
+    (root / "control").write_text(
+        f"Package: {PACKAGE}\nVersion: {version}\nArchitecture: all\nMaintainer: nobody <nobody@example.com>\n"
+        "Description: something to update\n"
+    )
+    subprocess.run(
+        ["dpkg-deb", "--build", str(root.parent), str(folder / f"{version}.deb")], check=True, capture_output=True
+    )
+
+
+def _index(node: Node, folder: str) -> None:
+    """Write the index of a flat repository."""
+    node.exec(
+        f"cd {folder} && {{ for f in ./*.deb; do dpkg-deb -f $f; echo Filename: $f; echo Size: $(stat -c %s $f); "
+        "echo SHA256: $(sha256sum $f | cut -d' ' -f1); echo; done; } > Packages"
+    )
 
 
 def _cordoned(bed: Bed) -> set[str]:
