@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +69,34 @@ def test_undo_killed_anywhere_brings_the_old_state_back(host: FolderHost, reache
     assert host.store == "old data of n1"
     assert (host.kept, len(list(host.manifests.iterdir()))) == ([], 4)
     assert (host.root / "kubelet").exists()
+
+
+def test_the_new_data_gets_the_labels_of_its_folder_where_there_is_selinux(host: FolderHost) -> None:
+    stage(host)
+    program = host.root / "bin/restorecon"
+    # It refuses as well: a label that cannot be set is no reason to leave a host without its data.
+    program.write_text('#!/bin/sh\necho "$* $(cat "$2/member/snap/db")" >>"$HOST/labelled"\nexit 1\n')
+    program.chmod(0o755)
+    status, _, err = host.sh(tool.switch_script("r1-x", "/var/lib/etcd"))
+    assert status == 0, err
+    assert (host.root / "labelled").read_text() == f"-R {host.data.parent} {NEW}\n"
+    assert host.store == NEW
+
+
+def test_a_host_without_selinux_needs_no_restorecon(host: FolderHost, tmp_path: Path) -> None:
+    stage(host)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for folder in reversed(os.environ["PATH"].split(":")):
+        for program in Path(folder).iterdir() if Path(folder).is_dir() else ():
+            if program.name != "restorecon":
+                (programs / program.name).unlink(missing_ok=True)
+                (programs / program.name).symlink_to(program)
+    environment = {**host.environment, "PATH": f"{host.root}/bin:{programs}"}
+    script = host.script(tool.switch_script("r1-x", "/var/lib/etcd"))
+    assert "restorecon -R" in script
+    assert subprocess.run(["sh", "-c", script], env=environment).returncode == 0
+    assert host.store == NEW
 
 
 def test_undo_where_there_was_no_data_leaves_none(host: FolderHost) -> None:
