@@ -265,6 +265,24 @@ class Catalogue:
         """Take the keep mark away; none is no error."""
         self.store.delete(self.path(backup_id, layout.KEEP))
 
+    def clean(self, *, older_than_s: float) -> tuple[str, ...]:
+        """Remove what killed uploads left, and return what it was; raises StoreError.
+
+        At once where the process that began the backup is known to be gone; else what is older than so many seconds.
+        """
+        known: dict[str, bool] = {}
+
+        def is_over(path: str) -> bool:
+            _, backup_id, name = path.split("/") if path.count("/") == 2 else ("", "", "")
+            # documents are written by others as well: proofs, keep marks
+            if not is_id(backup_id) or not layout.is_part(name):
+                return False
+            if backup_id not in known:
+                known[backup_id] = self._is_gone(backup_id)
+            return known[backup_id]
+
+        return self.store.clean(self.cluster, older_than_s=older_than_s, is_over=is_over)
+
     def delete(self, backup_id: str, why: str) -> None:
         """Delete a backup; safe to repeat after a kill at any point, and beside another that does the same.
 
@@ -282,6 +300,15 @@ class Catalogue:
         ours = sorted(filter(layout.is_ours, names), key=_deletion_order)
         for name in ours:
             self.store.delete(self.path(backup_id, name))
+
+    def _is_gone(self, backup_id: str) -> bool:
+        """Whether the process that began a backup is known to be gone."""
+        path = self.path(backup_id, layout.BEGUN)
+        try:
+            begun = unseal(self.store.get_document(path), Begun, where=f"{self.store.where}: {path}")
+        except (ObjectMissingError, DamagedError):
+            return False
+        return begun.id == backup_id and self._is_alive(begun) is False
 
     def _names(self, backup_id: str) -> set[str]:
         return {o.path.rpartition("/")[2] for o in self.store.objects(self.folder(backup_id))}

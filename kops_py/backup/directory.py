@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from kops_py.backup.store import MOST_DOCUMENT_BYTES, StoredObject, check_path
+from kops_py.backup.store import MOST_DOCUMENT_BYTES, IsOver, StoredObject, check_path, never
 from kops_py.model.backup import DirectoryStoreSpec
 from kops_py.model.errors import ObjectExistsError, ObjectMissingError, StoreError
 
@@ -132,19 +132,23 @@ class DirectoryStore:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise self._error("deleting failed", path, error) from None
 
-    def clean(self, prefix: str, *, older_than_s: float) -> tuple[str, ...]:
-        """Remove hidden partial files that a killed process left."""
+    def clean(self, prefix: str, *, older_than_s: float, is_over: IsOver = never) -> tuple[str, ...]:
+        """Remove hidden partial files that a killed process left: old ones, and those ``is_over`` says of."""
         removed = []
         now = time.time()
         try:
             for path in self._target(prefix).rglob(f".*{_PARTIAL}"):
                 with contextlib.suppress(FileNotFoundError):
-                    if now - path.lstat().st_mtime > older_than_s:
+                    if now - path.lstat().st_mtime > older_than_s or is_over(self._meant(path)):
                         path.unlink()
                         removed.append(str(path.relative_to(self._root)))
         except OSError as error:
             raise self._error("cleaning failed", prefix, error) from None
         return tuple(sorted(removed))
+
+    def _meant(self, partial: Path) -> str:
+        """Return the path of the object that a partial file was to become."""
+        return f"{partial.parent.relative_to(self._root)}/{partial.name[1:].rsplit('.', 2)[0]}"
 
     def _check_mount(self) -> None:
         mount = self._spec.mount

@@ -164,7 +164,7 @@ class NewBackup:
     def _clean(self, catalogue: Catalogue) -> None:
         store = catalogue.store
         try:
-            removed = store.clean(catalogue.cluster, older_than_s=EXPIRES_S)
+            removed = catalogue.clean(older_than_s=EXPIRES_S)
         except StoreError as error:
             self.notes.append(f"{error}; {error.hint}")
         else:

@@ -13,7 +13,7 @@ from typing import Any
 import obstore
 import obstore.store
 
-from kops_py.backup.store import MOST_DOCUMENT_BYTES, StoredObject, check_path
+from kops_py.backup.store import MOST_DOCUMENT_BYTES, IsOver, StoredObject, check_path, never
 from kops_py.model.backup import S3StoreSpec
 from kops_py.model.errors import ObjectExistsError, ObjectMissingError, StoreError
 
@@ -183,13 +183,14 @@ class S3Store:
         except _FAILURES as error:
             raise self._error("deleting failed", path, error) from None
 
-    def clean(self, prefix: str, *, older_than_s: float) -> tuple[str, ...]:
+    def clean(self, prefix: str, *, older_than_s: float, is_over: IsOver = never) -> tuple[str, ...]:
         """Abort multipart uploads that a killed process left; without keys of our own that is the bucket's to do."""
         if self._credentials is None:
             return ()
         from kops_py.backup.s3_uploads import Uploads
 
-        return Uploads(self._spec, self._credentials, self._timeout_s).abort(prefix, older_than_s=older_than_s)
+        uploads = Uploads(self._spec, self._credentials, self._timeout_s)
+        return uploads.abort(prefix, older_than_s=older_than_s, is_over=is_over)
 
     @cached_property
     def _store(self) -> Any:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode, urlsplit
 from xml.etree import ElementTree
 
+from kops_py.backup.store import IsOver, never
 from kops_py.model.backup import S3StoreSpec
 from kops_py.model.errors import StoreError
 
@@ -39,12 +40,15 @@ class Uploads:
         self._credentials = credentials
         self._timeout_s = timeout_s
 
-    def abort(self, prefix: str, *, older_than_s: float) -> tuple[str, ...]:
-        """Abort those below a prefix that were begun more than so many seconds ago; returns their keys."""
+    def abort(self, prefix: str, *, older_than_s: float, is_over: IsOver = never) -> tuple[str, ...]:
+        """Abort those below a prefix that are old or ``is_over`` (see ``Store.clean``); returns their keys."""
         whole = "/".join(filter(None, (self._spec.prefix.strip("/"), prefix))) + "/"
         now, aborted = datetime.now(UTC), []
         for key, upload_id, begun in self._list(whole):
-            if key.startswith(whole) and (now - begun).total_seconds() > older_than_s:
+            if not key.startswith(whole):
+                continue
+            path = f"{prefix}/{key.removeprefix(whole)}"
+            if (now - begun).total_seconds() > older_than_s or is_over(path):
                 self._ask("DELETE", f"/{quote(key)}", {"uploadId": upload_id})
                 aborted.append(key)
         return tuple(aborted)

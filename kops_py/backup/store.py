@@ -26,6 +26,15 @@ class StoredObject:
     modified_s: float
 
 
+IsOver = Callable[[str], bool]
+"""Whether whoever wrote the object of a path is known to write no more."""
+
+
+def never(_path: str) -> bool:
+    """Nothing is known of any object."""
+    return False
+
+
 class Store(Protocol):
     """Objects under paths such as ``prod/20261125T225700Z-3f9a2c1d/manifest.json``.
 
@@ -65,8 +74,11 @@ class Store(Protocol):
     def delete(self, path: str) -> None:
         """Delete an object; one that is not there is no error."""
 
-    def clean(self, prefix: str, *, older_than_s: float) -> tuple[str, ...]:
-        """Remove what killed uploads below a prefix left, begun more than so many seconds ago; returns what it was."""
+    def clean(self, prefix: str, *, older_than_s: float, is_over: IsOver = never) -> tuple[str, ...]:
+        """Remove what killed uploads below a prefix left; returns what it was.
+
+        That is what was begun more than so many seconds ago, and what ``is_over`` says of.
+        """
 
 
 class UnusableStore:

@@ -12,7 +12,7 @@ from kops_py.backup.catalogue import Catalogue
 from kops_py.backup.manifest import Maker, Manifest, PartKind, ProofKind, Restored, Sample, Source
 from kops_py.backup.new import NewBackup, is_alive
 from kops_py.backup.proving import check_stored, proof_of
-from kops_py.backup.store import StoredObject, check_path
+from kops_py.backup.store import IsOver, StoredObject, check_path, never
 from kops_py.model.backup import BackupSpec, DirectoryStoreSpec, EncryptionSpec
 from kops_py.model.errors import ObjectExistsError, ObjectMissingError, StoreError
 
@@ -44,6 +44,8 @@ class MemoryStore:
         self.content: dict[str, bytes] = {}
         self.before: Callable[[str, str], None] = lambda verb, path: None
         self.lock = threading.Lock()
+        self.left: dict[str, float] = {}
+        """Objects whose upload was killed, and how many seconds ago it was begun."""
 
     @property
     def name(self) -> str:
@@ -96,8 +98,13 @@ class MemoryStore:
         with self.lock:
             self.content.pop(path, None)
 
-    def clean(self, prefix: str, *, older_than_s: float) -> tuple[str, ...]:
-        return ()
+    def clean(self, prefix: str, *, older_than_s: float, is_over: IsOver = never) -> tuple[str, ...]:
+        self.before("clean", check_path(prefix))
+        own = [path for path in self.left if path.startswith(f"{prefix}/")]
+        gone = tuple(path for path in own if self.left[path] > older_than_s or is_over(path))
+        for path in gone:
+            del self.left[path]
+        return gone
 
 
 class Clock:

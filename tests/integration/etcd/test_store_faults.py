@@ -164,7 +164,7 @@ def test_s3_that_fails_in_the_middle_of_an_upload(bed: Bed, server: S3Server, bu
     assert set(before) <= set(after)
     bed.back_up()
     assert bed.states()["offsite"] == ["good", *states]
-    assert unfinished(bucket, server) == [], "the next run takes away what could not be taken away then"
+    assert unfinished(bucket, server) == [], "the next run here takes away what could not be taken away then"
 
 
 @pytest.mark.soak

@@ -9,10 +9,11 @@ import pytest
 
 from kops_py.backup import manifest as layout
 from kops_py.backup.catalogue import Catalogue, Entry, State, find
-from kops_py.backup.documents import seal
-from kops_py.backup.manifest import Failure, Manifest, PartKind, ProofKind
+from kops_py.backup.documents import seal, unseal
+from kops_py.backup.manifest import Begun, Failure, Manifest, PartKind, ProofKind
 from kops_py.backup.new import EXPIRES_S, NewBackup, boot_id, is_alive, process_started
 from kops_py.backup.proving import check_restored, check_stored, proof_of, prove_checksum, restorable
+from kops_py.backup.store import IsOver
 from kops_py.model.errors import BackupError, DamagedError, ExitCode, StoreError
 from tests.fakes.stores import (
     ME,
@@ -436,7 +437,7 @@ def test_a_backup_cleans_up_after_killed_ones_and_goes_on_when_it_cannot(
 ) -> None:
     asked = []
 
-    def clean(prefix: str, *, older_than_s: float) -> tuple[str, ...]:
+    def clean(prefix: str, *, older_than_s: float, is_over: IsOver) -> tuple[str, ...]:
         asked.append((prefix, older_than_s))
         if len(asked) > 1:
             raise StoreError("cleaning up failed", where="memory", hint="a lifecycle rule does the same")
@@ -449,3 +450,31 @@ def test_a_backup_cleans_up_after_killed_ones_and_goes_on_when_it_cannot(
         assert [note[: len(words)] for note in new.notes] == [words]
         assert not new.failed
     assert asked == [("prod", EXPIRES_S)] * 2
+
+
+def test_what_a_dead_process_left_goes_at_once_and_what_may_live_after_its_time(
+    catalogue: Catalogue, store: MemoryStore, clock: Clock
+) -> None:
+    gone, living, elsewhere = (new_backup(catalogue, clock) for _ in range(3))
+    for new in (gone, living, elsewhere):
+        new.begin()
+        store.left[catalogue.path(new.id, "snapshot.db.zst")] = 60
+    store.left[catalogue.path(gone.id, "proof-restore-00000000.json")] = 60  # of a process that proves it
+    rewrite(catalogue, store, gone.id, pid_started=1)
+    rewrite(catalogue, store, elsewhere.id, by=replace(ME, host="another"))
+    store.left["prod/20260101T000000Z-00000000/snapshot.db.zst"] = 60  # nobody knows whose
+    mine = new_backup(catalogue, clock)
+    mine.begin()
+    path = catalogue.path(gone.id, "snapshot.db.zst")
+    assert mine.notes == [f"memory (memory): removed {path}, which a killed upload left"]
+    assert len(store.left) == 4
+    for left in store.left:
+        store.left[left] = EXPIRES_S + 1
+    new_backup(catalogue, clock).begin()
+    assert store.left == {}
+
+
+def rewrite(catalogue: Catalogue, store: MemoryStore, backup_id: str, **changes: object) -> None:
+    """Change who is said to have begun a backup."""
+    path = catalogue.path(backup_id, layout.BEGUN)
+    store.content[path] = seal(replace(unseal(store.content[path], Begun, where=path), **changes))  # type: ignore[arg-type]

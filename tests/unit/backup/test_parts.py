@@ -274,6 +274,22 @@ def test_what_a_killed_writer_left_is_no_object_and_goes(folder: DirectoryStore,
     assert not left.exists()
 
 
+def test_what_a_writer_left_goes_at_once_when_it_is_known_to_be_gone(folder: DirectoryStore, tmp_path: Path) -> None:
+    (tmp_path / "store" / ID).mkdir(parents=True)
+    names = [".snapshot.db.zst.age.0011aabb.partial", ".bundle-n.1.tar.zst.0011aabb.partial", "..partial"]
+    for name in names:
+        (tmp_path / "store" / ID / name).write_bytes(b"half")
+    asked: list[str] = []
+
+    def is_over(path: str) -> bool:
+        asked.append(path)
+        return path == f"{ID}/snapshot.db.zst.age"
+
+    assert folder.clean("prod", older_than_s=3600, is_over=is_over) == (f"{ID}/{names[0]}",)
+    assert sorted(asked) == [f"{ID}/", f"{ID}/bundle-n.1.tar.zst", f"{ID}/snapshot.db.zst.age"]
+    assert sorted(p.name for p in (tmp_path / "store" / ID).iterdir()) == sorted(names[1:])
+
+
 def test_the_folder_is_missing_or_not_ours(tmp_path: Path) -> None:
     store = DirectoryStore(DirectoryStoreSpec("nas", tmp_path / "not-mounted" / "store"))
     with pytest.raises(StoreError, match="cannot be made") as caught:

@@ -51,6 +51,20 @@ def test_only_old_uploads_below_our_prefix_are_aborted() -> None:
     ]
 
 
+def test_a_young_upload_is_aborted_when_its_writer_is_known_to_be_gone() -> None:
+    now = datetime.now(UTC)
+    uploads = Recorded(listing(("k8s/prod/a/part", "1", now), ("k8s/prod/b/part", "2", now), ("k8s/x/c", "3", now)))
+    asked: list[str] = []
+
+    def is_over(path: str) -> bool:
+        asked.append(path)
+        return path == "prod/b/part"
+
+    assert uploads.abort("prod", older_than_s=6 * 3600, is_over=is_over) == ("k8s/prod/b/part",)
+    assert asked == ["prod/a/part", "prod/b/part"]  # as the catalogue calls them
+    assert uploads.asked[1:] == [("DELETE", "/k8s/prod/b/part", {"uploadId": "2"})]
+
+
 @pytest.mark.parametrize("answer", [b"", b"<a", b"<R><Upload><Key>k8s/prod/x</Key></Upload></R>"])
 def test_an_answer_that_is_no_list(answer: bytes) -> None:
     with pytest.raises(StoreError, match="cannot be read"):
