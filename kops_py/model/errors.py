@@ -165,6 +165,10 @@ class EtcdError(KopsError):
     code = ExitCode.ETCD
 
 
+class NotSetUpError(EtcdError):
+    """A host holds nothing of a cluster yet, or nothing any more."""
+
+
 class AnsibleError(KopsError):
     """A task of a playbook failed."""
 
@@ -175,6 +179,10 @@ class BackupError(KopsError):
     """A backup is not proven, or a store failed."""
 
     code = ExitCode.BACKUP
+
+
+class NoFilesError(BackupError):
+    """A host has none of the files that go with a backup."""
 
 
 class StoreError(BackupError):

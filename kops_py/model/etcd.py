@@ -41,7 +41,7 @@ KUBEADM_CREDENTIALS = (
 class EtcdTarget:
     """A host from which etcd may be reached; ``member`` is the name of the member that is to run there, or empty.
 
-    ``endpoint`` is the client URL it asks by; empty: the first one that the API server there uses.
+    ``endpoint`` is the client URL it asks by; empty: those that the API server there uses.
     """
 
     host: str
@@ -65,6 +65,8 @@ class EtcdAccess:
     container: str = ""
     has_member: bool = True
     """Whether a member of etcd runs on this host."""
+    others: tuple[str, ...] = ()
+    """Further client URLs, of other members, that this host may ask by as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class EtcdFacts:
     has_quorum: bool = True
     unreachable: frozenset[str] = frozenset()
     """Hosts that could not be asked anything, of those etcd may be reached from."""
+    bare: frozenset[str] = frozenset()
+    """Hosts that were asked and hold nothing of a cluster: new or reinstalled machines."""
     nodes: frozenset[str] | None = None
     """Names of the cluster's control-plane nodes; None when the API was not asked, or does not answer."""
 

@@ -6,6 +6,7 @@ members are then asked through the first host that has all of them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from kops_py.connect.base import Cancel, Fleet, Host
-from kops_py.model.errors import EtcdError, HostError, KopsError
+from kops_py.model.errors import EtcdError, HostError, KopsError, NotSetUpError
 from kops_py.model.etcd import (
     KUBEADM_CREDENTIALS,
     LOCAL_ENDPOINT,
@@ -35,7 +36,8 @@ container=$(crictl ps --name '^etcd$' -q 2>/dev/null | head -n 1)
 echo "container $container"
 command -v etcdctl >/dev/null 2>&1 && echo "etcdctl yes"
 test -e /etc/kubernetes/manifests/etcd.yaml && echo "manifest yes"
-sed -n 's/^ *- --etcd-servers=\\([^,]*\\).*$/servers \\1/p' /etc/kubernetes/manifests/kube-apiserver.yaml 2>/dev/null
+[ -e /etc/kubernetes/pki/ca.crt ] || [ -e /etc/etcd/pki/ca.crt ] || echo "bare yes"
+sed -n 's/^ *- --etcd-servers=\\(.*\\)$/servers \\1/p' /etc/kubernetes/manifests/kube-apiserver.yaml 2>/dev/null
 number=0
 while [ $# -ge 3 ]; do
   if [ -s "$1" ] && [ -s "$2" ] && [ -s "$3" ]; then echo "credentials $number"; break; fi
@@ -81,13 +83,14 @@ def observe_etcd(
         problems=MappingProxyType(problems),
         expected=MappingProxyType(expected),
         unreachable=frozenset(name for name, a in answers.items() if isinstance(a, HostError)),
+        bare=frozenset(name for name, a in answers.items() if isinstance(a, NotSetUpError)),
     )
     for name, access in accesses.items():
-        host = fleet.host(name)
         try:
-            whole = _ask_all(host, access, facts, cancel)
+            whole = _ask_any(fleet.host(name), access, facts, cancel)
         except (HostError, ValueError) as error:
-            problems[name] = f"etcd does not answer there: {error}"
+            at = f" at {', '.join((access.endpoint, *access.others))}" if access.others else ""
+            problems[name] = f"etcd does not answer there{at}: {error}"
             continue
         return _complete(fleet, whole, by_host, cancel, alarms_and_quota)
     return _without_quorum(fleet, facts, by_host, problems, cancel)
@@ -99,23 +102,32 @@ def find_access(host: Host, target: EtcdTarget, cancel: Cancel | None = None) ->
     answer = host.run(("sh", "-c", _FIND, "sh", *files), sudo=True, timeout_s=_TIMEOUT_S, check=False, cancel=cancel)
     said = dict(line.partition(" ")[::2] for line in answer.out.splitlines())
     container, number = said.get("container", "").strip(), said.get("credentials", "")
+    lacks = NotSetUpError if "bare" in said else EtcdError
     if not container and "manifest" in said and "etcdctl" not in said:
         raise EtcdError("etcd's container is not running", where=host.name, hint="crictl ps -a --name etcd")
     if not container and "etcdctl" not in said:
-        raise EtcdError(
+        raise lacks(
             "there is no etcd container and no etcdctl", where=host.name, hint="install etcdctl of etcd's version"
         )
     if not number.isdigit():
-        raise EtcdError(
+        raise lacks(
             "there is no client certificate for etcd",
             where=host.name,
             why="none of " + ", ".join(c.cert for c in target.credentials) + " is there with its key and authority",
         )
-    # a host without a member asks the one its API server asks first
-    endpoint = target.endpoint or said.get("servers", "").strip()
+    # a host without a member asks those its API server asks, in that order
+    urls = [target.endpoint] if target.endpoint else [u.strip() for u in said.get("servers", "").split(",")]
+    endpoint, *others = [url for url in urls if url] or [""]
     if not endpoint:
         raise EtcdError("no API server there names an etcd", where=host.name, hint="kops-py bootstrap builds one")
-    return EtcdAccess(host.name, endpoint, target.credentials[int(number)], container, has_member=bool(target.member))
+    return EtcdAccess(
+        host.name,
+        endpoint,
+        target.credentials[int(number)],
+        container,
+        has_member=bool(target.member),
+        others=tuple(others),
+    )
 
 
 def ask(
@@ -145,6 +157,27 @@ def access_for(facts: EtcdFacts, member: EtcdMember) -> EtcdAccess | None:
     if not member.endpoint:
         return None
     return next((dataclasses.replace(a, endpoint=member.endpoint) for a in facts.accesses.values()), None)
+
+
+def _ask_any(host: Host, access: EtcdAccess, facts: EtcdFacts, cancel: Cancel | None) -> EtcdFacts:
+    """Ask by one URL after the other; the first that answers is the one hosts with a choice ask by from then on.
+
+    Raises HostError, ValueError as the last one failed.
+    """
+    *urls, last = (access.endpoint, *access.others)
+    for endpoint in urls:
+        with contextlib.suppress(HostError, ValueError):
+            whole = _ask_all(host, dataclasses.replace(access, endpoint=endpoint), facts, cancel)
+            return _by(whole, endpoint)
+    return _by(_ask_all(host, dataclasses.replace(access, endpoint=last), facts, cancel), last)
+
+
+def _by(facts: EtcdFacts, endpoint: str) -> EtcdFacts:
+    accesses = {
+        name: dataclasses.replace(a, endpoint=endpoint) if endpoint in a.others else a
+        for name, a in facts.accesses.items()
+    }
+    return dataclasses.replace(facts, accesses=MappingProxyType(accesses))
 
 
 def _ask_all(host: Host, access: EtcdAccess, facts: EtcdFacts, cancel: Cancel | None) -> EtcdFacts:
@@ -228,11 +261,12 @@ def _without_quorum(
     answers = fleet.map([n for n, a in facts.accesses.items() if a.has_member], alone, cancel=cancel)
     members = tuple(m for m in answers.values() if isinstance(m, EtcdMember))
     if not members:
+        own = "on a control plane, crictl ps -a --name etcd and its log say why it is down"
+        foreign = "this etcd is not kops-py's: look where it runs; control planes ask it with an etcdctl of their own"
         raise EtcdError(
             "no member of etcd answers",
             why="; ".join(f"{name}: {why}" for name, why in sorted(problems.items())),
-            hint="kops-py etcd list shows the backups; on a control plane, crictl ps -a --name etcd and its log "
-            "say why it is down",
+            hint=f"kops-py etcd list shows the backups; {own if facts.expected else foreign}",
         )
     return dataclasses.replace(facts, members=members, has_quorum=False, problems=MappingProxyType(dict(problems)))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from kops_py.model.errors import EtcdError, UnreachableError
 from kops_py.model.etcd import KUBEADM_CREDENTIALS, LOCAL_ENDPOINT, EtcdTarget
+from kops_py.observe import etcd
 from kops_py.observe.etcd import access_for, etcd_targets, find_access, observe_etcd
 from tests.fakes.cluster import make_spec
 from tests.fakes.ssh import Argv, FakeFleet, FakeHost, Reply
@@ -89,3 +92,58 @@ def test_targets_of_both_topologies() -> None:
     assert [(t.host, t.member, t.credentials) for t in stacked] == [
         (f"n{n}", f"n{n}", KUBEADM_CREDENTIALS) for n in (1, 2)
     ]
+
+
+def by_url(name: str, found: str, up: str) -> FakeHost:
+    """A host from which only the member of one URL answers."""
+    host = answering(found)
+    host.name = name
+    refused = Reply("", stderr="context deadline exceeded", exit_status=1, sudo=True)
+    host.on(lambda argv: argv[0] == "etcdctl" and f"--endpoints={up}" not in argv, refused)
+    return host
+
+
+def test_an_etcd_that_exists_is_asked_by_each_of_its_urls() -> None:
+    one, two, three = (f"https://192.0.2.{n}:2379" for n in (31, 32, 33))
+    found = f"container \netcdctl yes\nservers {one},{two},{three}\ncredentials 1\n"
+    hosts = [by_url(name, found, two) for name in ("n1", "n2")]
+    targets = [EtcdTarget(name, "", KUBEADM_CREDENTIALS) for name in ("n1", "n2")]
+    facts = observe_etcd(FakeFleet(hosts), targets)
+    assert [m.name for m in facts.members] == ["cp1"]
+    assert {a.endpoint for a in facts.accesses.values()} == {two}, "what is asked next asks the one that answers"
+    assert not facts.problems
+    assert facts.members[0].alarms == ("NOSPACE",)
+    with pytest.raises(EtcdError, match="no member of etcd answers") as caught:
+        observe_etcd(FakeFleet([by_url("n1", found, "none")]), targets[:1])
+    assert f"etcd does not answer there at {one}, {two}, {three}" in caught.value.why
+    assert "an etcdctl of their own" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, ["bare yes"]),
+        ({"pki/ca.crt": "x"}, []),
+        (
+            {"pki/ca.crt": "x", "manifests/kube-apiserver.yaml": "    - --etcd-servers=https://a:1,https://b:2\n"},
+            ["servers https://a:1,https://b:2"],
+        ),
+    ],
+)
+def test_what_the_script_finds_on_a_host(tmp_path: Path, files: dict[str, str], expected: list[str]) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    script = etcd._FIND.replace("/etc/kubernetes", str(tmp_path)).replace("/etc/etcd", str(tmp_path / "none"))
+    out = subprocess.run(["sh", "-c", script, "sh"], capture_output=True, text=True, check=True).stdout
+    assert [line for line in out.splitlines() if line.split()[0] in ("bare", "servers")] == expected
+
+
+def test_a_machine_that_holds_nothing_of_a_cluster_is_told_from_one_that_is_ill() -> None:
+    new = FakeHost("cp2").on(finds, "container \nbare yes\n")
+    ill = FakeHost("cp3").on(finds, "container \n")
+    targets = [TARGET, *(EtcdTarget(n, LOCAL_ENDPOINT, KUBEADM_CREDENTIALS, n) for n in ("cp2", "cp3"))]
+    facts = observe_etcd(FakeFleet([answering("container abc\ncredentials 0\n"), new, ill]), targets)
+    assert facts.bare == {"cp2"}
+    assert set(facts.problems) == {"cp2", "cp3"}
+    assert not facts.unreachable
