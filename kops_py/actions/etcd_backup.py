@@ -5,6 +5,7 @@ The stores' side (compression, encryption, catalogue, retention) is ``backup/``;
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from kops_py.actions.etcd_proof import (
     prove_here,
     prove_on,
 )
-from kops_py.backup.bundle import ROOTS, Repacked, repack
+from kops_py.backup.bundle import AUTHORITY, ROOTS, Repacked, repack
 from kops_py.backup.catalogue import Catalogue
 from kops_py.backup.manifest import Maker, Manifest, PartKind, Proof, ProofKind, Restored, Sample, Source
 from kops_py.backup.new import NewBackup
@@ -29,14 +30,26 @@ from kops_py.backup.pipe import Pipe, pumped
 from kops_py.backup.proving import check_restored, check_stored, proof_of, prove_checksum, read_part
 from kops_py.connect.base import Cancel, Fleet, Host
 from kops_py.model.backup import BackupSpec, Verify
-from kops_py.model.errors import BackupError, CommandFailedError, DamagedError, EtcdError, HostError, KopsError
+from kops_py.model.errors import (
+    BackupError,
+    CancelledError,
+    CommandFailedError,
+    DamagedError,
+    EtcdError,
+    HostError,
+    KopsError,
+    NoFilesError,
+    RunDeadlineError,
+)
 from kops_py.model.etcd import EtcdAccess, EtcdFacts, KeySample, SnapshotContents
 from kops_py.model.status import EtcdMember
 from kops_py.observe.etcd import access_for, ask
-from kops_py.tools.etcd_bundle import API_SERVER_MANIFEST, api_server_files, bundle_argv
+from kops_py.tools.etcd_bundle import API_SERVER_MANIFEST, NOTHING_STATUS, api_server_files, bundle_argv
 from kops_py.tools.etcd_proof import NAMESPACE, first_json, parse_samples
 from kops_py.tools.etcd_snapshot import EMPTY_REQUEST, SnapshotStream, refusal, snapshot_argv
 
+LOOKING = "looking at etcd"
+"""The step before the first: a member is chosen."""
 _TELL_S = 5.0
 _BUNDLE_S = 120.0
 
@@ -58,6 +71,8 @@ class Work:
     cancel: Cancel
     signing_key: str | None = None
     tell: Callable[[str], None] = lambda _: None
+    note: Callable[[str], None] = lambda _: None
+    """Says what a person should read afterwards as well."""
 
 
 @dataclass(slots=True)
@@ -89,43 +104,29 @@ def take(
     timeout_s: float,
 ) -> Taken:
     """Store a backup; ``keep_plain`` keeps the plain snapshot for a proof. Raises KopsError, with the entry failed."""
-    access = access_for(facts, member)
-    if access is None:
-        raise EtcdError("no host reaches this member", where=member.name, hint="kops-py etcd status says why")
-    new = NewBackup(
-        work.catalogues,
-        work.spec,
-        recipients=work.recipients,
-        me=work.me,
-        clock=work.clock,
-        signing_key=work.signing_key,
-        cancel=work.cancel,
-    )
+    new = _new_backup(work, work.cancel)
     step = "begin"
     plain = _unnamed_file(work.scratch) if keep_plain else None
     try:
         new.begin()
+        for note in new.notes:
+            work.note(note)
         work.tell(f"backup {new.id}: snapshot from {member.name}")
         step = f"snapshot from {member.name}"
+        access = access_for(facts, member)
+        if access is None:
+            raise EtcdError("no host reaches this member", where=member.name, hint="kops-py etcd status says why")
         host = work.fleet.host(access.host)
         live = _live_samples(host, access, work.cancel)
         with _pumped(
             lambda write: _snapshot(host, access, write, timeout_s, work), work, f"snapshot of {member.name}"
         ) as pipe:
             new.add(PartKind.SNAPSHOT, _part_host(member.name), pipe, tee=plain.write if plain else None)
-        version = ""
+        added: list[_Added | None] = []
         for name in bundles:
-            work.tell(f"reading the files of {name}")
             step = f"files of {name}"
-            found, files = _api_server(work.fleet.host(name), work.cancel)
-            version = version or found
-            with _pumped(_bundle(work, name, files), work, f"files of {name}") as pipe:
-                seen = Repacked(_part_host(name))
-                new.add(PartKind.BUNDLE, _part_host(name), repack(pipe, seen))
-            if found:
-                missing = seen.missing(stacked_etcd=name == member.host)
-                for path, what in missing.items():
-                    work.tell(f"{name} has no {path} ({what}): what is not on the host is not in its bundle")
+            added.append(_add_bundle(work, new, name, stacked_etcd=name == member.host))
+        _check_bundles(bundles, added)
         step = "manifest"
         manifest = new.finish(
             Source(
@@ -134,7 +135,7 @@ def take(
                 member_id=f"{member.member_id:x}",
                 revision=facts.revision,
                 etcd_version=member.version,
-                kubernetes_version=version,
+                kubernetes_version=next((a.version for a in added if a is not None and a.version), ""),
             )
         )
     except BaseException as error:
@@ -144,6 +145,31 @@ def take(
         new.fail(step, failure)
         raise
     return Taken(manifest, live, plain, new.stores, dict(new.failed))
+
+
+def record_failure(work: Work, step: str, error: KopsError) -> None:
+    """Leave the entry of a backup that failed before it began, in the stores that answer; raises no KopsError.
+
+    An interruption is no failure, the end of the time for the whole run is one.
+    """
+    if isinstance(error, CancelledError) and not isinstance(error, RunDeadlineError):
+        return
+    with contextlib.suppress(KopsError):
+        new = _new_backup(work, None)
+        new.begin()
+        new.fail(step, error)
+
+
+def _new_backup(work: Work, cancel: Cancel | None) -> NewBackup:
+    return NewBackup(
+        work.catalogues,
+        work.spec,
+        recipients=work.recipients,
+        me=work.me,
+        clock=work.clock,
+        signing_key=work.signing_key,
+        cancel=cancel,
+    )
 
 
 def prove_taken(work: Work, taken: Taken, verify: Verify, on: Host | None, hosts: Sequence[Host]) -> None:
@@ -317,10 +343,52 @@ def _snapshot(
         raise DamagedError("the snapshot did not arrive whole", where=host.name, why=str(error)) from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """What a host's bundle was found to be: its API server's version, and whether the cluster's authority is in it."""
+
+    version: str
+    has_authority: bool
+
+
+def _add_bundle(work: Work, new: NewBackup, name: str, *, stacked_etcd: bool) -> _Added | None:
+    """Store the files of one host; None, with a note, when it has none: a machine that is new or was reinstalled."""
+    work.tell(f"reading the files of {name}")
+    version, files = _api_server(work.fleet.host(name), work.cancel)
+    seen = Repacked(_part_host(name))
+    try:
+        with _pumped(_bundle(work, name, files), work, f"files of {name}") as pipe:
+            new.add(PartKind.BUNDLE, _part_host(name), repack(pipe, seen))
+    except NoFilesError:
+        work.note(f"{name} holds no files of a cluster and is left out of the backup")
+        return None
+    missing = seen.missing(stacked_etcd=stacked_etcd)
+    for path, what in missing.items() if version else ():
+        work.tell(f"{name} has no {path} ({what}): what is not on the host is not in its bundle")
+    return _Added(version, AUTHORITY not in missing)
+
+
+def _check_bundles(names: Sequence[str], added: Sequence[_Added | None]) -> None:
+    """Raise BackupError when hosts were left out and no other one gave the files of a control plane."""
+    left_out = [name for name, one in zip(names, added, strict=True) if one is None]
+    if left_out and not any(one is not None and one.has_authority for one in added):
+        raise BackupError(
+            "no control plane has the cluster's files",
+            where=", ".join(left_out),
+            why="without its keys the data of etcd is of no use elsewhere",
+            hint="bring a control plane back; kops-py bootstrap sets new ones up",
+        )
+
+
 def _bundle(work: Work, name: str, files: Sequence[str]) -> Callable[[Callable[[bytes], None]], None]:
     def produce(write: Callable[[bytes], None]) -> None:
         argv = bundle_argv((*ROOTS, *files))
-        work.fleet.host(name).run(argv, sudo=True, timeout_s=_BUNDLE_S, cancel=work.cancel, stdout_to=write)
+        try:
+            work.fleet.host(name).run(argv, sudo=True, timeout_s=_BUNDLE_S, cancel=work.cancel, stdout_to=write)
+        except CommandFailedError as error:
+            if error.exit_status == NOTHING_STATUS:
+                raise NoFilesError("there was no file to bundle", where=name) from None
+            raise
 
     return produce
 

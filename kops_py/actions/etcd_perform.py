@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from kops_py.actions.etcd_backup import Taken, Work, prove_taken, take
+from kops_py.actions.etcd_backup import LOOKING, Taken, Work, prove_taken, record_failure, take
 from kops_py.backup.catalogue import Catalogue
 from kops_py.backup.retention import decide
 from kops_py.connect.base import Host
@@ -13,6 +13,8 @@ from kops_py.model.actions import DeleteBackup, ProveBackup, PruneBackups, TakeB
 from kops_py.model.backup import Verify
 from kops_py.model.errors import BackupError, EtcdError, KopsError, StoreError
 from kops_py.model.etcd import EtcdFacts
+from kops_py.model.event import Note
+from kops_py.model.status import EtcdMember
 
 _LEFT_S = 24 * 3600.0
 """No upload takes so long."""
@@ -37,6 +39,7 @@ class BackupPerformer:
     def apply(self, ctx: StepContext) -> None:
         """Carry out one step; raises KopsError."""
         self._work.tell = ctx.progress
+        self._work.note = lambda message: ctx.emit(Note(message=message))
         match ctx.step.action:
             case TakeBackup() as action:
                 self._take(action, ctx)
@@ -78,21 +81,17 @@ class BackupPerformer:
             self._taken.close()
 
     def _take(self, action: TakeBackup, ctx: StepContext) -> None:
-        self._facts = self._observe()
-        member = next((m for m in self._facts.members if m.name == action.member), None)
-        if member is None or not member.healthy or member.alarms:
-            raise EtcdError(
-                "the member the backup was to come from is not fit any more",
-                where=action.member,
-                why=(member.problem or ", ".join(member.alarms)) if member else "it is gone",
-                hint="run the same command again: it chooses another",
-            )
         work = self._work
+        try:
+            self._facts = self._observe()
+            member = _fit_member(self._facts, action.member)
+            left_s = ctx.remaining_s()
+        except KopsError as error:
+            record_failure(work, LOOKING, error)
+            raise
         can_read = bool(work.identities) or not work.recipients
         keep_plain = action.verify == Verify.RESTORE and not can_read
-        self._taken = take(
-            work, self._facts, member, action.bundles, keep_plain=keep_plain, timeout_s=ctx.remaining_s()
-        )
+        self._taken = take(work, self._facts, member, action.bundles, keep_plain=keep_plain, timeout_s=left_s)
         work.tell(f"backup {self._taken.manifest.id} is stored")
 
     def _prove(self, action: ProveBackup) -> None:
@@ -114,6 +113,19 @@ class BackupPerformer:
             return "it is gone"
         decisions = decide(entries, work.spec.retention, work.clock())
         return next((f"it is kept: {d.reason}" for d in decisions if d.entry.id == action.id and d.keep), None)
+
+
+def _fit_member(facts: EtcdFacts, name: str) -> EtcdMember:
+    """Return the member the backup is to come from; raises EtcdError when it is not fit any more."""
+    member = next((m for m in facts.members if m.name == name), None)
+    if member is None or not member.healthy or member.alarms:
+        raise EtcdError(
+            "the member the backup was to come from is not fit any more",
+            where=name,
+            why=(member.problem or ", ".join(member.alarms)) if member else "it is gone",
+            hint="run the same command again: it chooses another",
+        )
+    return member
 
 
 def proof_hosts(work: Work, facts: EtcdFacts, member: str, verify_on: str) -> tuple[Host | None, tuple[Host, ...]]:
@@ -144,7 +156,8 @@ def prune(work: Work) -> tuple[str, ...]:
                     work.tell(f"{catalogue.store.name}: {decision.entry.id}: {decision.reason}")
                     catalogue.delete(decision.entry.id, decision.reason)
                     gone.append(decision.entry.id)
-            catalogue.store.clean(work.cluster, older_than_s=_LEFT_S)
+            for path in catalogue.clean(older_than_s=_LEFT_S):
+                work.note(f"{catalogue.store.where}: removed {path}, which a killed upload left")
         except StoreError as error:
             failed.append(error)
     if failed:

@@ -15,7 +15,7 @@ from kops_py.app.run import Decided, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, load_spec, looking_at, session
 from kops_py.model.backup import BackupSpec, Verify
 from kops_py.model.backup_list import BackupCheck, BackupLine, StoreCheck, check_store
-from kops_py.model.errors import BackupError, ConfigError, EtcdError, StoreError
+from kops_py.model.errors import BackupError, ConfigError, EtcdError, KopsError, StoreError
 from kops_py.model.etcd import EtcdFacts, SnapshotContents
 from kops_py.model.event import Note
 from kops_py.model.facts import Facts
@@ -77,14 +77,28 @@ def _decide(opened: Session, given: BackupSettings) -> Decided:
     work = make_work(opened, given.identity, makes_one=True)
     can_read = bool(work.identities) or not work.recipients
     arguments = BackupArguments(given.verify or backup.verify, given.verify_on, given.prune, can_read)
-    seen, at_s = observe(opened), time.monotonic()
-    decision = plan_backup(spec, backup, seen, arguments)
+    with on_record(opened, work):
+        seen, at_s = observe(opened), time.monotonic()
+        decision = plan_backup(spec, backup, seen, arguments)
     performer = make_performer(opened, work, lambda: seen if time.monotonic() - at_s < _FRESH_S else observe(opened))
 
     def replan() -> tuple[Plan, Facts]:
         return Plan("etcd-backup", spec.name, ()), Facts(hosts={})  # what comes next depends on nothing outside
 
     return Decided(decision.plan, mark_ignored(decision.findings, opened.ignored), replan, lambda _: performer)
+
+
+@contextmanager
+def on_record(opened: Session, work: Work) -> Iterator[None]:
+    """Leave a failed entry in the stores when looking at etcd fails, unless only a plan is wanted."""
+    from kops_py.actions.etcd_backup import LOOKING, record_failure
+
+    try:
+        yield
+    except KopsError as error:
+        if not opened.settings.plan_only:
+            record_failure(work, LOOKING, error)
+        raise
 
 
 def run_prune(settings: Settings, emit: Emit, confirm: Confirm) -> RunResult:

@@ -49,7 +49,7 @@ def make_back_up(opened: Session) -> Callable[[StepContext, float], None]:
     """Return what carries out the step: takes a backup and proves it, unless a fresh one came meanwhile."""
 
     def back_up(ctx: StepContext, max_age_s: float) -> None:
-        from kops_py.app.etcd_backup import backup_spec, check_spec, make_performer, make_work
+        from kops_py.app.etcd_backup import backup_spec, check_spec, make_performer, make_work, on_record
         from kops_py.runbooks.etcd_backup import BackupArguments, plan_backup
 
         with _lock(opened, ctx):
@@ -58,7 +58,8 @@ def make_back_up(opened: Session) -> Callable[[StepContext, float], None]:
                 return
             work = make_work(opened, None, makes_one=True)
             arguments = BackupArguments(Verify.RESTORE, can_read=bool(work.identities) or not work.recipients)
-            decision = plan_backup(opened.spec, backup_spec(opened.spec), observe(opened), arguments)
+            with on_record(opened, work):
+                decision = plan_backup(opened.spec, backup_spec(opened.spec), observe(opened), arguments)
             performer = make_performer(opened, work)
             try:
                 for step in decision.plan.steps:

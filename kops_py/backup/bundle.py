@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from kops_py.backup.documents import FORMAT
-from kops_py.model.errors import BackupError, DamagedError
+from kops_py.model.errors import BackupError, DamagedError, NoFilesError
 
 LISTING = "bundle.json"
 MOST_FILE_BYTES = 16 * 1024 * 1024
@@ -42,8 +42,9 @@ ROOTS = (
 )
 """What is read on every control plane where it is there, besides what its static pods name."""
 
+AUTHORITY = "/etc/kubernetes/pki/ca.crt"
 VITAL = {
-    "/etc/kubernetes/pki/ca.crt": "the cluster's authority",
+    AUTHORITY: "the cluster's authority",
     "/etc/kubernetes/pki/ca.key": "the key of the cluster's authority",
     "/etc/kubernetes/pki/sa.key": "the key that signs service account tokens",
     "/etc/kubernetes/pki/sa.pub": "its public half",
@@ -89,7 +90,7 @@ class Repacked:
 def repack(source: Iterable[bytes], seen: Repacked) -> Iterator[bytes]:
     """Read a host's tar stream and yield our archive of it; ``seen`` says in the end what is in it.
 
-    Raises BackupError for a stream that is cut, is no tar, or is larger than such files can be.
+    Raises NoFilesError for one without a file, BackupError for one that is cut, no tar, or larger than can be.
     """
     out, links = _Outgoing(), _Links()
     total = 0
@@ -116,7 +117,7 @@ def repack(source: Iterable[bytes], seen: Repacked) -> Iterator[bytes]:
         raise BackupError("the files of the host cannot be read", where=seen.host, why=str(error)) from None
     yield from out.take()
     if not seen.files:
-        raise BackupError("there was no file to bundle", where=seen.host)
+        raise NoFilesError("there was no file to bundle", where=seen.host)
 
 
 def read_bundle(source: Iterable[bytes], *, where: str) -> Iterator[tuple[BundledFile, bytes]]:

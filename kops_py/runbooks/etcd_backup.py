@@ -52,8 +52,8 @@ UNPROVEN = FindingKind(
 BUNDLE_MISSING = FindingKind(
     "etcd-bundle-incomplete",
     (WARNING,),
-    "A control plane cannot be reached: its keys and configuration are not in this backup.",
-    "Bring it back and make another backup; the other control planes' are in it.",
+    "A control plane cannot be reached, or holds no files of a cluster: what it should have is not in this backup.",
+    "Bring it back, or bootstrap it, and make another backup; the other control planes' are in it.",
 )
 KINDS = (NO_BACKUP, OLD_BACKUP, UNENCRYPTED, UNPROVEN, BUNDLE_MISSING)
 
@@ -133,10 +133,14 @@ def back_up_first(plan: Plan, max_age_s: float, limit_s: float) -> Plan:
 
 
 def bundle_hosts(spec: ClusterSpec, facts: EtcdFacts) -> tuple[str, ...]:
-    """Return the hosts whose files go into the backup: the control planes, and the hosts of an external etcd."""
-    hosts = dict.fromkeys([h.name for h in spec.control_planes])
-    hosts |= dict.fromkeys(facts.expected)
-    return tuple(name for name in hosts if name not in facts.unreachable)
+    """Return the hosts whose files go into the backup: the control planes, and the hosts of an external etcd.
+
+    Without those that cannot be reached, and those that hold nothing as long as another control plane does.
+    """
+    own = [h.name for h in spec.control_planes]
+    reached = tuple(name for name in dict.fromkeys([*own, *facts.expected]) if name not in facts.unreachable)
+    found = tuple(name for name in reached if name not in facts.bare)
+    return found if any(name in own for name in found) else reached
 
 
 def backup_limit_s(size_bytes: int) -> float:
@@ -178,3 +182,5 @@ def _findings(spec: ClusterSpec, backup: BackupSpec, facts: EtcdFacts, arguments
     for host in spec.control_planes:
         if host.name in facts.unreachable:
             yield BUNDLE_MISSING.found(f"{host.name} cannot be reached", node=host.name)
+        elif host.name in facts.bare:
+            yield BUNDLE_MISSING.found(f"{host.name} holds no files of a cluster", node=host.name)

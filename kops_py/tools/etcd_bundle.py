@@ -24,16 +24,18 @@ _EVERYWHERE = ("/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/usr", "/etc/kub
 """Authorities of the operating system; and what is in the bundle anyway."""
 _NO_FOLDERS = frozenset({"/", "/etc", "/var", "/var/lib", "/var/log", "/root", "/home", "/srv", "/opt", "/run"})
 """No volume of such a breadth is taken as a whole, only the file named in it."""
+NOTHING_STATUS = 3
+"""Status of the command where none of the files is there; tar itself ends with 2 at most."""
 # Left out are the copies of etcd's data that kubeadm keeps, and records of kops-py's own. Links are followed, so that
 # a file is there whatever way leads to it. tar ends with 1 when a file changed while it was read: the bundle is whole
 # then, with the file as it was or is.
-_TAR = """\
+_TAR = f"""\
 cd /
 for path; do
   shift
   if [ -e "$path" ] || [ -L "$path" ]; then set -- "$@" "$path"; fi
 done
-[ $# -gt 0 ] || { echo "none of the files is there" >&2; exit 3; }
+[ $# -gt 0 ] || {{ echo "none of the files is there" >&2; exit {NOTHING_STATUS}; }}
 tar --create --file=- --numeric-owner --dereference --exclude=etc/kubernetes/tmp --exclude=etc/kops-py/jobs -- "$@"
 code=$?
 [ "$code" -le 1 ] || exit "$code"

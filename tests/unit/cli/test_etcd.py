@@ -22,6 +22,7 @@ from kops_py.backup.proving import check_stored, proof_of
 from kops_py.cli import main
 from kops_py.config.listing import list_inventory
 from kops_py.model.backup import BackupSpec, DirectoryStoreSpec, EncryptionSpec
+from kops_py.model.errors import EtcdError
 from tests.fakes.stores import ME, RESTORED, SOURCE
 
 INVENTORY = """\
@@ -178,3 +179,21 @@ def test_a_webhook_is_a_url_or_a_reference(folder: Path, capsys: Page) -> None:
         (folder / "cluster.yaml").write_text(good.replace("env:HOOK", f"'{webhook}'"))
         assert main.run(["validate"]) == 2
         assert "cluster.yaml:" in capsys.readouterr().err
+
+
+def test_a_backup_that_fails_at_its_first_look_is_seen_by_the_check(
+    folder: Path, capsys: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good_backup(folder)
+
+    def observe(_: object) -> None:
+        raise EtcdError("no member of etcd answers")
+
+    monkeypatch.setattr("kops_py.app.etcd_backup.observe", observe)
+    assert main.run(["etcd", "backup", "--plan"]) == 12
+    assert main.run(["etcd", "check", "--max-age", "6h"]) == 0, "a plan is no attempt"
+    assert main.run(["etcd", "backup", "--yes"]) == 12
+    capsys.readouterr()
+    assert main.run(["etcd", "check", "--max-age", "6h"]) == 14
+    out = capsys.readouterr().out
+    assert "is failed: stopped at looking at etcd: no member of etcd answers" in out

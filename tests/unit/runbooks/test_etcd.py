@@ -13,7 +13,7 @@ from kops_py.model.errors import EtcdError
 from kops_py.model.etcd import EtcdFacts
 from kops_py.model.status import EtcdMember
 from kops_py.runbooks.etcd import DefragArguments, choose_member, defrag, defrag_order, member_findings
-from kops_py.runbooks.etcd_backup import BackupArguments, back_up_first, plan_backup, plan_prune
+from kops_py.runbooks.etcd_backup import BackupArguments, back_up_first, bundle_hosts, plan_backup, plan_prune
 from tests.fakes.cluster import make_spec
 
 MIB = 2**20
@@ -126,6 +126,14 @@ def test_what_is_wrong_warns_and_stops_no_backup() -> None:
     assert all(f.severity == "warning" for f in decision.findings)
     assert "n3" not in decision.plan.steps[0].title
     assert "NOT encrypted" in decision.plan.steps[0].details
+
+
+def test_a_control_plane_that_holds_nothing_is_left_out_while_another_has_the_files() -> None:
+    new = dataclasses.replace(THREE, bare=frozenset({"n3"}))
+    decision = plan_backup(SPEC, BACKUP, new, BackupArguments(Verify.RESTORE))
+    assert [(f.id, f.node) for f in decision.findings] == [("etcd-bundle-incomplete", "n3")]
+    assert bundle_hosts(SPEC, new) == ("n1", "n2")
+    assert bundle_hosts(SPEC, dataclasses.replace(new, unreachable=frozenset({"n1", "n2"}))) == ("n3",)
 
 
 def test_an_upgrade_begins_with_a_backup() -> None:
