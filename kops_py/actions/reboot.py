@@ -10,14 +10,11 @@ from kops_py.model.actions import RebootNode
 from kops_py.model.errors import CommandFailedError, DeadlineError, UnreachableError
 from kops_py.model.event import Note
 from kops_py.tools.packages import family_of
+from kops_py.tools.restarts import restart_needed_script
 from kops_py.tools.systemd import BOOT_ID
 
 _POLL_S = 1.0
 _ASK_S = 10.0
-_NEEDED = {
-    "debian": ("test", "-e", "/run/reboot-required"),
-    "redhat": ("sh", "-c", "command -v needs-restarting >/dev/null && ! needs-restarting -r >/dev/null 2>&1"),
-}
 
 
 def why_no_reboot(deps: Deps, action: RebootNode) -> str | None:
@@ -69,5 +66,7 @@ def _kernel(host: Host) -> str:
 
 def _is_needed(deps: Deps, host: Host) -> bool:
     facts = deps.hosts.get(host.name)
-    argv = _NEEDED.get(family_of(facts.os_id, facts.os_like) if facts else "")
-    return argv is None or host.run(argv, sudo=True, check=False, timeout_s=60).ok
+    family = family_of(facts.os_id, facts.os_like) if facts else ""
+    if not family:
+        return True
+    return host.run(("sh", "-c", restart_needed_script(family)), sudo=True, check=False, timeout_s=60).ok

@@ -10,56 +10,100 @@ import shlex
 from collections.abc import Iterable
 
 from kops_py.model.patches import Selection, Update
+from kops_py.tools.restarts import restart_function
 
 _MARK = "kops-py"
 
+# apt-get update ends with 0 when a repository could not be reached (only a missing one is an error), and without lists
+# there would be no updates: its warnings count. It deletes whatever it does not know beside the lists.
 _APT = """\
 set -u
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
-lists=$(mktemp -d) || exit 1
-trap 'rm -rf "$lists"' EXIT
-mkdir -p "$lists/partial"
-options="-o Dir::State::Lists=$lists -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache="
-# shellcheck disable=SC2086
-apt-get -qq $options -o Acquire::Retries=2 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 update >&2
-echo "{mark} update $?"
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+mkdir -p "$work/lists/partial"
+options="-o Dir::State::Lists=$work/lists -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache="
+{preferences}# shellcheck disable=SC2086
+apt-get -qq $options -o Acquire::Retries=2 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20 update \
+  >"$work/log" 2>&1
+status=$?
+cat "$work/log" >&2
+if grep -qE '^W: (Failed to fetch|Some index files failed)' "$work/log"; then status=100; fi
+echo "{mark} update $status"
 # shellcheck disable=SC2086
 apt-get -s $options {what}
 echo "{mark} simulate $?"
-[ -e /run/reboot-required ] && echo "{mark} reboot"
+{restart}if restart_needed; then echo "{mark} reboot"; fi
 exit 0
 """
 
+# Without this a security update is not seen where a newer one that is none stands in its place (Ubuntu's updates).
+# Below 1000 nothing is downgraded. The host's own preferences follow: what they pin by name still comes first.
+_APT_SECURITY_FIRST = """\
+cat >"$work/preferences" <<'END'
+Package: *
+Pin: release a=/-security$/
+Pin-Priority: 990
+
+Package: *
+Pin: release l=/-Security$/
+Pin-Priority: 990
+
+END
+if [ -e {root}/etc/apt/preferences ]; then cat {root}/etc/apt/preferences >>"$work/preferences"; fi
+options="$options -o Dir::Etc::Preferences=$work/preferences"
+"""
+
+# An advisory names the version that mends a package; the update, which is the newest, may be a later one. So packages
+# are compared by name and architecture. dnf 5 puts columns behind the package, dnf 4 does not.
 _DNF = """\
 set -u
 export LC_ALL=C
 dnf -q makecache --refresh >&2
 echo "{mark} update $?"
-security=$(dnf -q updateinfo list --security --available 2>/dev/null | awk '{{ print $NF }}')
+advisories=$(dnf -q updateinfo list --security --available)
+status={advisories_status}
+security=$(printf '%s\\n' "$advisories" | awk '{{
+  for (i = 1; i <= NF; i++) if ($i ~ /^[^\\/]+-[^-\\/]+-[^-\\/]+\\.[a-z0-9_]+$/) {{
+    arch = $i; sub(/.*\\./, "", arch); sub(/-[^-]+-[^-]+$/, "", $i); print $i "." arch
+  }}
+}}')
 dnf -q list --upgrades {what} 2>/dev/null | awk 'NF == 3 && $1 ~ /\\./ {{ print $1, $2 }}' |
 while read -r name version; do
   installed=$(rpm -q --qf '%{{VERSION}}-%{{RELEASE}}\\n' "${{name%.*}}" | tail -n 1)
-  case " $security " in *"${{name%.*}}-${{version#*:}}"*) kind=security ;; *) kind=other ;; esac
+  kind=other
+  if printf '%s\\n' "$security" | grep -qxF -e "$name"; then kind=security; fi
   echo "Update ${{name%.*}} $installed $version $kind"
 done
-echo "{mark} simulate 0"
-if command -v needs-restarting >/dev/null && ! needs-restarting -r >/dev/null 2>&1; then echo "{mark} reboot"; fi
+echo "{mark} simulate $status"
+{restart}if restart_needed; then echo "{mark} reboot"; fi
 exit 0
 """
 
-_INST = re.compile(r"^Inst (?P<name>\S+)(?: \[(?P<old>[^\]]+)\])? \((?P<new>\S+) (?P<origin>[^\[)]*)")
+_INST = re.compile(r"^Inst (?P<name>\S+)(?: \[(?P<old>[^\]]+)\])? \((?P<new>\S+) (?P<origins>[^\[)]*)")
+_SECURITY = re.compile(r"(?:[^,]*-security:[^,]*|[^,]*-security)", re.IGNORECASE)
+"""An origin as apt shows it: its label (Debian-Security:) or its archive (/jammy-security) ends so."""
 _STATUS = re.compile(rf"^{_MARK} (?P<what>update|simulate) (?P<status>\d+)$", re.MULTILINE)
 
 
-def look_script(family: str, selection: Selection, names: Iterable[str] = ()) -> str:
-    """Return the script for parse_look; ``names`` are looked at even when they are held. Raises ValueError."""
-    quoted = shlex.join(names)
+def look_script(family: str, selection: Selection, names: Iterable[str] = (), *, root: str = "") -> str:
+    """Return the script for parse_look; ``names`` are looked at even when they are held. Raises ValueError.
+
+    ``root`` is the folder below which the host's own files are, for tests.
+    """
+    quoted, restart = shlex.join(names), ""
+    if family in ("debian", "redhat"):
+        restart = restart_function(family, root=root)
     if family == "debian":
         named = f"--only-upgrade --allow-change-held-packages install {quoted}"
-        return _APT.format(mark=_MARK, what=named if selection is Selection.NAMED else "dist-upgrade")
+        what = named if selection is Selection.NAMED else "dist-upgrade"
+        first = _APT_SECURITY_FIRST.format(root=shlex.quote(root) if root else "")
+        preferences = first if selection is Selection.SECURITY else ""
+        return _APT.format(mark=_MARK, what=what, preferences=preferences, restart=restart)
     if family == "redhat":
-        named = f"--disableexcludes=all {quoted}"
-        return _DNF.format(mark=_MARK, what=named if selection is Selection.NAMED else "")
+        what = f"--disableexcludes=all {quoted}" if selection is Selection.NAMED else ""
+        matters = "$?" if selection is Selection.SECURITY else "0"
+        return _DNF.format(mark=_MARK, what=what, advisories_status=matters, restart=restart)
     raise ValueError(f"no package manager is known for {family!r}")
 
 
@@ -75,12 +119,13 @@ def parse_look(output: str, selection: Selection) -> tuple[tuple[Update, ...], b
     found = [update for line in output.splitlines() if (update := _update(line))]
     if selection is Selection.SECURITY:
         found = [update for update in found if update.security]
-    return tuple(sorted(found)), f"{_MARK} reboot" in output.splitlines()
+    return tuple(sorted(set(found))), f"{_MARK} reboot" in output.splitlines()
 
 
 def _update(line: str) -> Update | None:
     if match := _INST.match(line):
-        return Update(match["name"], match["old"] or "", match["new"], "security" in match["origin"].lower())
+        security = any(_SECURITY.fullmatch(origin.strip()) for origin in match["origins"].split(","))
+        return Update(match["name"], match["old"] or "", match["new"], security)
     words = line.split()
     if len(words) == 5 and words[0] == "Update":
         return Update(words[1], words[2], words[3], words[4] == "security")
