@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kops_py.app.canaries import settle_canaries, with_passed
+from kops_py.app.restarted import held_for_restarted, restarted_earlier
 from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
 from kops_py.app.upgrade import RolloutSettings, drain_findings, make_rollout
@@ -44,9 +43,11 @@ def run_patch(
 
     def decide(opened: Session) -> Decided:
         facts = _look(opened, "patch")
-        arguments = _patch_arguments(opened, facts, rollout, reboot, "patch", ())
+        asked = _asked(opened.spec, reboot, selection=selection, packages=packages)
+        arguments = _patch_arguments(opened, facts, rollout, reboot, "patch", (), asked)
         opened.emit(Note(message="asking the hosts for their updates"))
         first = _updates(opened, facts, selection, packages)
+        arguments = dataclasses.replace(arguments, rebooted=held_for_restarted(arguments.rebooted, first))
         found = _etcd_findings(facts)
 
         def updates(now: Facts) -> Mapping[str, PatchFacts]:
@@ -65,7 +66,8 @@ def run_reboot(
     def decide(opened: Session) -> Decided:
         facts = _look(opened, "restart nodes of")
         _check_members(facts, nodes)
-        arguments = _patch_arguments(opened, facts, rollout, RebootPolicy.ALWAYS, "reboot", nodes)
+        asked = _asked(opened.spec, RebootPolicy.ALWAYS, nodes=nodes)
+        arguments = _patch_arguments(opened, facts, rollout, RebootPolicy.ALWAYS, "reboot", nodes, asked)
         return _decided(opened, facts, arguments, {}, lambda _: {}, _etcd_findings(facts))
 
     return run_operation(settings, emit, confirm, "reboot", decide)
@@ -127,6 +129,7 @@ def _patch_arguments(
     reboot: RebootPolicy,
     operation: str,
     nodes: tuple[str, ...],
+    asked: Mapping[str, str],
 ) -> PatchArguments:
     from kops_py.runbooks.patch import PatchArguments
     from kops_py.runbooks.rollout import control_plane_order, is_begun, is_out_of_balancer
@@ -137,40 +140,30 @@ def _patch_arguments(
     return PatchArguments(
         rollout=dataclasses.replace(make_rollout(opened.spec, rollout, facts), order=order),
         reboot=reboot,
-        rebooted=_restarted_earlier(opened, facts, operation),
+        rebooted=restarted_earlier(opened, facts, operation, asked),
         operation=operation,
+        asked=asked,
         nodes=nodes,
         boot_ids={name: host.boot_id for name, host in facts.hosts.items()},
         etcd=() if nodes else _etcd_order(opened.spec, facts),
     )
 
 
-def _restarted_earlier(opened: Session, facts: Facts, operation: str) -> frozenset[str]:
-    """Return the nodes that the last run of this operation has restarted, if that run did not come to its end.
-
-    Its plan names the boot id each node was to leave. Without the run's folder nothing is known, and a node may be
-    restarted a second time, which does no harm.
-    """
-    from kops_py.app.runs import read_run, run_names
-
-    runs = opened.settings.run_dir / "runs"
-    current = opened.work_dir.name
-    for name in run_names(opened.settings.run_dir):
-        if name == current or f"-{operation}-" not in name:
-            continue
-        run = read_run(runs / name)
-        if run.exit_code == 0 or run.cluster != opened.spec.name or not run.began_s:
-            return frozenset()
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            plan = json.loads((runs / name / "plan.json").read_text(encoding="utf-8"))
-            left = {a["node"]: a["boot_id"] for a in _actions(plan) if a["kind"] == "RebootNode"}
-            return frozenset(n for n, b in left.items() if n in facts.hosts and facts.hosts[n].boot_id not in ("", b))
-        return frozenset()
-    return frozenset()
-
-
-def _actions(plan: dict[str, list[dict[str, list[dict[str, dict[str, str]]]]]]) -> list[dict[str, str]]:
-    return [step["action"] for wave in plan["waves"] for step in wave["steps"]]
+def _asked(
+    spec: ClusterSpec,
+    reboot: RebootPolicy,
+    *,
+    nodes: tuple[str, ...] = (),
+    selection: Selection | None = None,
+    packages: tuple[str, ...] = (),
+) -> dict[str, str]:
+    """Return what a command asks for, as its plan records it: equal for commands that want the same."""
+    return {
+        "reboot": str(reboot),
+        **({"nodes": " ".join(sorted(nodes))} if nodes else {}),
+        **({"updates": " ".join(sorted(packages)) or str(selection)} if selection is not None else {}),
+        **({"limit": " ".join(sorted(spec.limit))} if spec.limit else {}),
+    }
 
 
 def _updates(opened: Session, facts: Facts, selection: Selection, packages: Sequence[str]) -> Mapping[str, PatchFacts]:

@@ -6,7 +6,7 @@ updates that asks for no restart is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -47,9 +47,14 @@ class PatchArguments:
 
     rollout: Rollout
     reboot: RebootPolicy = RebootPolicy.AUTO
-    rebooted: frozenset[str] = frozenset()
-    """Nodes that an unfinished run of the same command has restarted already (reboot always)."""
+    rebooted: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Nodes that an unfinished run of the same command has restarted already and that have had nothing pending since.
+
+    With the run that did it.
+    """
     operation: str = "patch"
+    asked: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """What the command asks for, as the plan records it."""
     nodes: tuple[str, ...] = ()
     """Only these, in this order; empty: all."""
     boot_ids: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -75,14 +80,26 @@ def patch(spec: ClusterSpec, facts: Facts, patches: Mapping[str, PatchFacts], ar
     chains |= {n: _with_gate(spec, n, steps) for n, steps in members.items()}
     waves = [Wave(f"etcd {n}", chains[n]) for n in members if chains[n]] + waves
     waves += worker_waves([c for n, c in chains.items() if n in names], rollout, spec, arguments.operation)
-    idle = [n for n, c in chains.items() if not c]
-    notes = (f"nothing to do on {few(idle, 6)}",) if idle else ()
-    plan = Plan(arguments.operation, spec.name, tuple(waves), {"reboot": str(arguments.reboot)}, notes if waves else ())
+    held = [n for n in chains if n in arguments.rebooted and arguments.reboot is RebootPolicy.ALWAYS]
+    idle = [n for n, c in chains.items() if not c and n not in held]
+    notes = (f"nothing to do on {few(idle, 6)}",) if idle and waves else ()
+    asked = {"reboot": str(arguments.reboot), **arguments.asked}
+    plan = Plan(arguments.operation, spec.name, tuple(waves), asked, (*notes, *_held_notes(arguments, held)))
     pending = {s.node for s in plan.steps}
     unknown = tuple(
         UPDATES_UNKNOWN.found(str(p.problem), node=name) for name, p in patches.items() if p.problem is not None
     )
     return Decision(plan, (*state_findings(spec, facts, pending, rollout), *unknown))
+
+
+def _held_notes(arguments: PatchArguments, held: Sequence[str]) -> tuple[str, ...]:
+    """Return for each unfinished run the line that says which nodes are not restarted because of it."""
+    runs = dict.fromkeys(arguments.rebooted[name] for name in held)
+    return tuple(
+        f"not restarted again: {few([n for n in held if arguments.rebooted[n] == run], 12)}; "
+        f"the unfinished run {run} of the same command did it"
+        for run in runs
+    )
 
 
 def _chain(
