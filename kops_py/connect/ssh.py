@@ -259,7 +259,8 @@ class SshHost:
         link: _Link,
         transport: Transport,
     ) -> NoReturn:
-        if isinstance(error, LostError):
+        # EOFError is paramiko's word for a connection that ended, where it meets it first: sending a window, for one
+        if isinstance(error, LostError) or (isinstance(error, EOFError) and error is not command.callers_failure):
             link.drop(transport)
             raise lost(self.name, label, error) from error
         if isinstance(error, RefusedError):

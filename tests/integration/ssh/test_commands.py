@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from paramiko import Channel
 
 from kops_py.connect.base import Cancel, Host
 from kops_py.connect.ssh import SshFleet, SshHost
@@ -214,6 +215,22 @@ class TestBrokenConnection:
         assert "unknown" in caught.value.why
         assert proxy.connections == 1  # not tried a second time
         assert fleet.host("n1").run(["echo", "again"]).out == "again\n"
+        fleet.close()
+
+    def test_lost_where_paramiko_says_eof(self, sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It says so where it meets the end first, while it answers a message for one: the host is gone, not more."""
+
+        def end(channel: Channel, size: int) -> bytes:
+            channel.get_transport().close()
+            raise EOFError
+
+        fleet = fleet_for(sshd)
+        fleet.host("n1").run(["true"])
+        monkeypatch.setattr(Channel, "recv", end)
+        with pytest.raises(UnreachableError, match="the connection was lost while echo"):
+            fleet.host("n1").run(["echo", "x"])
+        monkeypatch.undo()
+        assert fleet.host("n1").run(["echo", "x"]).out == "x\n"
         fleet.close()
 
     def test_lost_between_commands_is_opened_again(self, sshd: Sshd, proxy: TcpProxy) -> None:
