@@ -39,8 +39,9 @@ def settle_canaries(opened: Session, rollout: Rollout, plan: Plan) -> Rollout:
         return rollout
     earlier = _watched_earlier(opened.settings.run_dir / "runs", plan, opened.work_dir.name)
     pending = choose_canaries(plan, opened.spec, len(plan.steps))
-    known = tuple(name for name in earlier.canaries if any(host.name == name for host in opened.spec.workers))
-    again = any(name in pending for name in known)
+    workers = {host.name for host in opened.spec.workers}
+    known = tuple(name for name in earlier.canaries if name in workers)
+    again = not frozenset(known).isdisjoint(pending)
     return dataclasses.replace(
         rollout,
         canaries=known or pending[: rollout.canary],

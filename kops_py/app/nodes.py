@@ -132,10 +132,10 @@ def _patch_arguments(
     asked: Mapping[str, str],
 ) -> PatchArguments:
     from kops_py.runbooks.patch import PatchArguments
-    from kops_py.runbooks.rollout import control_plane_order, is_begun, is_out_of_balancer
+    from kops_py.runbooks.rollout import control_plane_order, is_begun, out_of_balancer
 
     members = facts.kube.nodes if facts.kube else {}
-    begun = {name for name, node in members.items() if is_begun(node) or is_out_of_balancer(facts, name)}
+    begun = {name for name, node in members.items() if is_begun(node)} | out_of_balancer(facts)
     order = control_plane_order(opened.spec, facts, begun)
     return PatchArguments(
         rollout=dataclasses.replace(make_rollout(opened.spec, rollout, facts), order=order),
@@ -224,9 +224,11 @@ def _decided(
 ) -> Decided:
     from kops_py.runbooks.patch import patch
 
-    settled = settle_canaries(opened, arguments.rollout, patch(opened.spec, facts, first, arguments).plan)
-    arguments = dataclasses.replace(arguments, rollout=settled)
     decision = patch(opened.spec, facts, first, arguments)
+    settled = settle_canaries(opened, arguments.rollout, decision.plan)
+    if settled != arguments.rollout:
+        arguments = dataclasses.replace(arguments, rollout=settled)
+        decision = patch(opened.spec, facts, first, arguments)
     if decision.plan.has_changes:
         found = (*found, *drain_findings(opened, arguments.rollout, decision.plan))
     return _finished(

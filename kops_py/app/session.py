@@ -130,11 +130,11 @@ class Session:
         if not any(f.has_admin_conf for f in hosts.values()):
             return Facts(hosts=hosts)
         nodes = [h.name for h in self.spec.nodes]
-        absent = [n for n in nodes if not hosts[n].reachable]
+        absent = frozenset(n for n in nodes if not hosts[n].reachable)
         try:
             kube = observe_cluster(
                 self.kube.api(),
-                expected_nodes=[n for n in nodes if n not in absent and self._is_expected(hosts[n])],
+                expected_nodes=[n for n in nodes if hosts[n].reachable and self._is_expected(hosts[n])],
                 absent=absent,
                 network_expected=self.spec.network.cni is not CniType.NONE,
             )

@@ -97,15 +97,17 @@ def _decide(
             hint=" ".join(f"--via v1.{m}.X" for m in range(current.minor + 1, target.minor) if m not in via),
         )
     arguments = _arguments(spec, facts, upgrade_path(current, target, via), given)
-    settled = settle_canaries(opened, arguments.rollout, upgrade(spec, facts, arguments).plan)
-    arguments = dataclasses.replace(arguments, rollout=settled)
+    decision = upgrade(spec, facts, arguments)
+    settled = settle_canaries(opened, arguments.rollout, decision.plan)
+    if settled != arguments.rollout:
+        arguments = dataclasses.replace(arguments, rollout=settled)
+        decision = upgrade(spec, facts, arguments)
     if replaced is not None:
         from kops_py.app.membership import decide_replace
 
         decided = decide_replace(opened, facts, arguments, replaced)
         found = _version_findings(opened, facts, current, arguments, decided.plan)
         return dataclasses.replace(decided, findings=(*decided.findings, *mark_ignored(found, opened.ignored)))
-    decision = upgrade(spec, facts, arguments)
     found = (*decision.findings, *_findings(opened, facts, current, arguments, decision.plan))
     short = frozenset(unavailable_workloads(opened.kube.api()))
 

@@ -120,9 +120,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """Return the SHA-256 (hex) of what will run; equal digests mean equal plans, notes aside."""
-        body = self.to_json()
-        del body["notes"], body["digest"]
-        return _sha256(body)
+        return str(self.to_json()["digest"])
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as a JSON object, with its digest."""
@@ -145,11 +143,15 @@ def unexpected_steps(remaining: tuple[Step, ...], replanned: tuple[Step, ...]) -
 
     A step that became true by itself may drop out of the new plan; nothing may enter it or change.
     """
-    pending = list(remaining)
+    places: dict[str, list[int]] = {}
+    for number, step in enumerate(remaining):
+        places.setdefault(step.id, []).append(number)
     unexpected: list[Step] = []
+    begin = 0
     for step in replanned:
-        if step in pending:
-            del pending[: pending.index(step) + 1]
-        else:
+        at = next((n for n in places.get(step.id, ()) if n >= begin and remaining[n] == step), None)
+        if at is None:
             unexpected.append(step)
+        else:
+            begin = at + 1
     return tuple(unexpected)

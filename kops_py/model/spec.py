@@ -281,13 +281,14 @@ class ClusterSpec:
     cluster_path: Path = Path()
     limit: frozenset[str] | None = None
     """Names of the hosts that may be touched (``--limit``); None: all. The rest of the spec stays whole."""
+    _by_name: Mapping[str, HostSpec] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_by_name", {h.name: h for h in self.hosts})
 
     def host(self, name: str) -> HostSpec:
         """Return the host of this inventory name; raises KeyError."""
-        for host in self.hosts:
-            if host.name == name:
-                return host
-        raise KeyError(name)
+        return self._by_name[name]
 
     @property
     def control_planes(self) -> tuple[HostSpec, ...]:

@@ -262,10 +262,11 @@ def routes_wave(
     ``pending``: some are still to go; ``arriving`` are nodes by then.
     """
     nodes = facts.kube.nodes if facts.kube else {}
+    staying = {*nodes, *arriving} - {*leaving}
     steps: list[Step] = []
     for host in spec.nodes if spec.network.cni is CniType.BRIDGE else ():
         found = facts.hosts[host.name]
-        if host.name in leaving or host.name not in {*nodes, *arriving} or not found.reachable:
+        if host.name not in staying or not found.reachable:
             continue
         gone = {peer for peer in found.bridge_peers if peer.partition("=")[0] not in nodes}
         if pending or gone:

@@ -22,8 +22,8 @@ from kops_py.runbooks.rollout import (
     Rollout,
     chain,
     is_begun,
-    is_out_of_balancer,
     member_nodes,
+    out_of_balancer,
     state_findings,
     without_leaders,
     worker_waves,
@@ -66,11 +66,11 @@ class PatchArguments:
 def patch(spec: ClusterSpec, facts: Facts, patches: Mapping[str, PatchFacts], arguments: PatchArguments) -> Decision:
     """Plan the patching of all nodes, or the restart of some; pure."""
     rollout = arguments.rollout
-    nodes = member_nodes(spec, facts, rollout)
+    nodes, out, chosen = member_nodes(spec, facts, rollout), out_of_balancer(facts), frozenset(arguments.nodes)
     chains = {
-        h.name: _chain(spec, facts, patches.get(h.name, PatchFacts()), arguments, h, nodes[h.name])
+        h.name: _chain(spec, facts, patches.get(h.name, PatchFacts()), arguments, h, nodes[h.name], h.name in out)
         for h in spec.nodes
-        if h.name in nodes and (not arguments.nodes or h.name in arguments.nodes)
+        if h.name in nodes and (not chosen or h.name in chosen)
     }
     names = {h.name for h in spec.workers}
     order = dict.fromkeys(n for n in (*rollout.order, *chains) if n in chains and n not in names)
@@ -109,9 +109,9 @@ def _chain(
     arguments: PatchArguments,
     host: HostSpec,
     node: NodeFacts,
+    out: bool,
 ) -> tuple[Step, ...]:
     steps = _host_steps(spec, facts, patches, arguments, host.name)
-    out = is_out_of_balancer(facts, host.name)
     if not (steps or is_begun(node) or out):
         return ()
     version = node.version.partition("+")[0]

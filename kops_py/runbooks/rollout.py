@@ -148,9 +148,9 @@ def is_our_cordon(node: NodeFacts) -> bool:
     return node.unschedulable and cordon is not None and cordon.operation in ROLLOUTS
 
 
-def is_out_of_balancer(facts: Facts, name: str) -> bool:
-    """Whether a run of ours that has not ended took this control plane out of a load balancer."""
-    return any(name in host.out_of_balancer for host in facts.hosts.values())
+def out_of_balancer(facts: Facts) -> frozenset[str]:
+    """Return the control planes that a run of ours that has not ended took out of a load balancer."""
+    return frozenset(name for host in facts.hosts.values() for name in host.out_of_balancer)
 
 
 def is_unfinished(node: NodeFacts) -> bool:
@@ -269,8 +269,10 @@ def _gates(gates: Sequence[Gate], work: NodeWork, tag: str) -> tuple[Step, ...]:
 
 def _balancing(work: NodeWork, spec: ClusterSpec, tag: str) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
     """Return the steps that take a control plane out of our load balancers and put it back, if there are any."""
+    if not work.host.is_control_plane:
+        return (), ()
     name, names = work.host.name, [h.name for h in spec.load_balancers]
-    if not (work.host.is_control_plane and names):
+    if not names:
         return (), ()
     several = len(spec.control_planes) > 1
     out = Step(
@@ -309,8 +311,7 @@ def drain_details(policy: DrainPolicy) -> tuple[str, ...]:
 def control_plane_order(spec: ClusterSpec, facts: Facts, begun: Collection[str]) -> tuple[str, ...]:
     """Return the control planes: those an earlier run has begun, then followers of etcd, then its leader."""
     leaders = {m.name for m in facts.etcd if m.is_leader}
-    names = [h.name for h in spec.control_planes]
-    return tuple(sorted(names, key=lambda n: (n not in begun, n in leaders, names.index(n))))
+    return tuple(sorted((h.name for h in spec.control_planes), key=lambda n: (n not in begun, n in leaders)))
 
 
 def worker_waves(
@@ -322,20 +323,21 @@ def worker_waves(
     """
     title = f", {version}" if version else ""
     pending = sorted((c for c in chains if c), key=lambda c: c[0].node not in rollout.begun)
-    canaries = [c for c in pending if c[0].node in rollout.canaries]
-    rest = [c for c in pending if c[0].node not in rollout.canaries]
-    waves = [Wave(f"canary {c[0].node}{title}", c) for c in canaries]
+    early = frozenset(rollout.canaries)
+    rest = [c for c in pending if c[0].node not in early]
+    waves = [Wave(f"canary {c[0].node}{title}", c) for c in pending if c[0].node in early]
     if not rest:
         return tuple(waves)
     if watch := _watch(rollout, spec, operation, version):
         waves.append(Wave(f"after the canaries{title}", watch))
-    grouped = {name for group in rollout.groups for name in group.nodes}
-    for group in rollout.groups:
-        steps = tuple(step for c in rest if c[0].node in group.nodes for step in c)
-        name = f"workers of {group.name}, at most {group.window} at once{title}"
-        waves.append(Wave(name, steps, max_parallel=group.window, failures_allowed=rollout.max_failures))
-    steps = tuple(step for c in rest if c[0].node not in grouped for step in c)
-    waves.append(Wave(f"workers{title}", steps, max_parallel=rollout.window, failures_allowed=rollout.max_failures))
+    group_of = {name: group.name for group in rollout.groups for name in group.nodes}
+    steps: dict[str | None, list[Step]] = {}
+    for c in rest:
+        steps.setdefault(group_of.get(c[0].node), []).extend(c)
+    for name, window in (*((g.name, g.window) for g in rollout.groups), (None, rollout.window)):
+        what = "workers" if name is None else f"workers of {name}, at most {window} at once"
+        own = tuple(steps.get(name, ()))
+        waves.append(Wave(f"{what}{title}", own, max_parallel=window, failures_allowed=rollout.max_failures))
     return tuple(w for w in waves if w.steps)
 
 

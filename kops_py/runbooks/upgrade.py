@@ -28,9 +28,9 @@ from kops_py.runbooks.rollout import (
     control_plane_order,
     is_begun,
     is_our_cordon,
-    is_out_of_balancer,
     is_unfinished,
     member_nodes,
+    out_of_balancer,
     state_findings,
     without_leaders,
     worker_waves,
@@ -54,7 +54,8 @@ class UpgradeArguments:
 
 def upgrade(spec: ClusterSpec, facts: Facts, arguments: UpgradeArguments) -> Decision:
     """Plan the upgrade through all hops; pure."""
-    world = _World(spec, facts, arguments)
+    nodes = member_nodes(spec, facts, arguments.rollout)
+    world = _World(spec, facts, arguments, nodes, out_of_balancer(facts))
     waves: list[Wave] = []
     seen: set[str] = set()
     if facts.kube is not None:
@@ -73,14 +74,14 @@ def upgrade(spec: ClusterSpec, facts: Facts, arguments: UpgradeArguments) -> Dec
 
 def begun_nodes(spec: ClusterSpec, facts: Facts, target: Version) -> frozenset[str]:
     """Return the control planes on which an upgrade was begun and not ended: they come first."""
-    nodes = facts.kube.nodes if facts.kube else {}
+    nodes, out = facts.kube.nodes if facts.kube else {}, out_of_balancer(facts)
     return frozenset(
         h.name
         for h in spec.control_planes
         if _is_unfinished(facts.hosts[h.name])
         or _package(facts.hosts[h.name], "kubeadm") == target
         or (h.name in nodes and is_begun(nodes[h.name]))
-        or is_out_of_balancer(facts, h.name)
+        or h.name in out
     )
 
 
@@ -94,10 +95,9 @@ class _World:
     spec: ClusterSpec
     facts: Facts
     arguments: UpgradeArguments
-
-    @property
-    def nodes(self) -> dict[str, NodeFacts]:
-        return member_nodes(self.spec, self.facts, self.arguments.rollout)
+    nodes: Mapping[str, NodeFacts]
+    """Those that can be worked on."""
+    out_of_balancer: frozenset[str]
 
     @property
     def stored_version(self) -> Version | None:
@@ -187,7 +187,7 @@ def _work(world: _World, host: HostSpec, node: NodeFacts, version: Version, *, a
         install = InstallPackages(name, ("kubelet", "kubectl"), str(version))
         title = f"install kubelet and kubectl {version.bare}, restart the kubelet"
         steps = (Step(f"kubelet/{name}@{version}", name, title, install, timeouts.prepare_s),)
-    out = is_out_of_balancer(world.facts, name)
+    out = name in world.out_of_balancer
     return NodeWork(host, tuple(before), steps, str(version), str(version), _OPERATION, out)
 
 
