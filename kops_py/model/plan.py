@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import heapq
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -118,12 +119,17 @@ class Plan:
         return any(wave.steps for wave in self.waves)
 
     @property
+    def longest_s(self) -> float:
+        """Return how long all steps take at most, each at its own limit; what is looked at in between is not in it."""
+        return sum(map(longest_s, self.waves))
+
+    @property
     def digest(self) -> str:
         """Return the SHA-256 (hex) of what will run; equal digests mean equal plans, notes aside."""
         return str(self.to_json()["digest"])
 
     def to_json(self) -> dict[str, Any]:
-        """Return the plan as a JSON object, with its digest."""
+        """Return the plan as a JSON object; its digest is without the notes and what follows from the rest."""
         body: dict[str, Any] = {
             "operation": self.operation,
             "cluster": self.cluster,
@@ -131,7 +137,21 @@ class Plan:
             "waves": [w.to_json() for w in self.waves],
             "notes": list(self.notes),
         }
-        return {**body, "digest": _sha256({k: v for k, v in body.items() if k != "notes"})}
+        digest = _sha256({k: v for k, v in body.items() if k != "notes"})
+        return {**body, "longest_s": self.longest_s, "digest": digest}
+
+
+def longest_s(wave: Wave) -> float:
+    """Return how long a wave takes when every step needs all of its limit: a chain begins when another ends."""
+    if wave.together:
+        return max((step.timeout_s for step in wave.steps), default=0.0)
+    chains: dict[str, float] = {}
+    for step in wave.steps:
+        chains[step.node] = chains.get(step.node, 0.0) + step.timeout_s
+    ends = [0.0] * max(1, min(wave.max_parallel, len(chains)))
+    for chain_s in chains.values():
+        heapq.heapreplace(ends, ends[0] + chain_s)
+    return max(ends)
 
 
 def _sha256(body: Mapping[str, Any]) -> str:

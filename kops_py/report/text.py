@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from kops_py.model.duration import spell_seconds
 from kops_py.model.errors import ConfigError, KopsError
 from kops_py.model.finding import Finding, Severity
 from kops_py.model.plan import Plan
@@ -13,7 +15,7 @@ _ORDER = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
 
 
 def plan_text(plan: Plan) -> str:
-    """Return a plan as a table, wave by wave, with its digest."""
+    """Return a plan as a table, wave by wave, with how long it may take and its digest."""
     lines = [f"Plan: {plan.operation} of cluster {plan.cluster}"]
     lines += [f"  {note}" for note in plan.notes]
     if not plan.has_changes:
@@ -31,7 +33,11 @@ def plan_text(plan: Plan) -> str:
             number += 1
             lines.append(f"  {number:3d}  {step.node or 'cluster':<{width}}  {step.title}")
             lines += [f"       {'':<{width}}    {detail}" for detail in step.details]
-    lines += ["", f"{many(number, 'step')}, digest {plan.digest}"]
+    lines.append("")
+    if number:
+        most = spell_seconds(math.ceil(plan.longest_s))
+        lines.append(f"takes {most} at most, by the limits of its steps; --deadline sets less")
+    lines.append(f"{many(number, 'step')}, digest {plan.digest}")
     return clean("\n".join(lines))
 
 

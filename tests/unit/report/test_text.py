@@ -131,9 +131,12 @@ def test_a_plan_is_a_table_wave_by_wave() -> None:
         "    5  cluster  wait\n"
         "                  a note\n"
         "\n"
+        "takes 20s at most, by the limits of its steps; --deadline sets less\n"
         f"5 steps, digest {plan.digest}"
     )
-    assert "nothing to do" in plan_text(Plan("bootstrap", "prod", ()))
+    nothing = plan_text(Plan("bootstrap", "prod", ()))
+    assert "nothing to do" in nothing
+    assert "at most" not in nothing
 
 
 def test_findings_come_most_severe_first_and_are_counted() -> None:
