@@ -154,6 +154,8 @@ def _fetch(
     from kops_py.backup.proving import read_part
 
     last: KopsError | None = None
+    if backup_id == NEWEST:
+        backup_id = _newest(opened, own)
     for catalogue, manifest in _candidates(own, backup_id):
         part = manifest.snapshot
         if part.encrypted and not identities:
@@ -186,6 +188,24 @@ def _writer(file: BinaryIO) -> Callable[[bytes], None]:
     return write
 
 
+def _newest(opened: Session, own: list[Catalogue]) -> str:
+    """Return the newest backup that is good in any store, and tell which stores did not say; raises BackupError.
+
+    Not the first store's newest: one that was full for days has only old ones.
+    """
+    good: list[str] = []
+    failed: KopsError | None = None
+    for catalogue in own:
+        try:
+            good += [e.id for e in catalogue.entries() if e.is_good]
+        except BackupError as error:
+            failed = error
+            opened.emit(Note(message=f"{catalogue.store.where} may have a newer backup, and cannot be read: {error}"))
+    if not good:
+        raise failed or BackupError("there is no backup that is good", hint="kops-py etcd list shows what there is")
+    return max(good)
+
+
 def _candidates(own: list[Catalogue], backup_id: str) -> Iterator[tuple[Catalogue, Manifest]]:
     """Return the stores that have the backup in a good state; raises BackupError when it is in none."""
     from kops_py.backup.proving import restorable
@@ -194,10 +214,10 @@ def _candidates(own: list[Catalogue], backup_id: str) -> Iterator[tuple[Catalogu
     good = False
     for catalogue in own:
         try:  # a store that does not answer is no reason not to read the next
-            entries = [e for e in catalogue.entries() if e.id == backup_id or (backup_id == NEWEST and e.is_good)]
-            if not entries:
+            entry = next((e for e in catalogue.entries() if e.id == backup_id), None)
+            if entry is None:
                 continue
-            manifest = restorable(max(entries, key=lambda e: e.id))
+            manifest = restorable(entry)
         except BackupError as error:
             refused = error
             continue

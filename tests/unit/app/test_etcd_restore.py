@@ -10,8 +10,8 @@ import pytest
 
 from kops_py.app.etcd_restore_source import NEWEST, _fetch, holds_any, read_snapshot
 from kops_py.connect.base import Cancel
-from kops_py.model.errors import BackupError, ConfigError, DamagedError
-from tests.fakes.stores import Clock, MemoryStore, catalogue_of, make_backup, snapshot
+from kops_py.model.errors import BackupError, ConfigError, DamagedError, StoreError
+from tests.fakes.stores import Clock, MemoryStore, catalogue_of, make_backup, refuse, snapshot
 from tests.unit.tools.test_bolt import snapshot as etcd_snapshot
 
 
@@ -39,6 +39,31 @@ def test_only_a_proven_backup_is_restored(tmp_path: Path) -> None:
     for missing in ("20200101T000000Z-00000000", NEWEST):
         with pytest.raises(BackupError, match="there is no backup"):
             _fetch(opened(), [own], missing, (), tmp_path / "x.db")
+
+
+def test_the_newest_is_that_of_all_stores_and_not_of_the_first(tmp_path: Path) -> None:
+    stale, current = MemoryStore("local"), MemoryStore("s3")
+    both = [catalogue_of(s, Clock()) for s in (stale, current)]
+    make_backup(both, Clock(), data=snapshot(seed=1))
+    later = Clock(Clock()().replace(day=27))
+    manifest = make_backup(both[1:], later, data=snapshot(seed=2))
+    make_backup(both, Clock(later().replace(hour=20)), data=snapshot(seed=3), good=False)
+    catalogue, chosen = _fetch(opened(), both, NEWEST, (), tmp_path / "x.db")
+    assert (catalogue.store.name, chosen.id) == ("s3", manifest.id)
+    assert (tmp_path / "x.db").read_bytes() == snapshot(seed=2)
+
+
+def test_a_store_that_cannot_be_read_is_told_where_the_newest_is_asked_for(tmp_path: Path) -> None:
+    stores = [MemoryStore("local"), MemoryStore("s3")]
+    own = [catalogue_of(s, Clock()) for s in stores]
+    make_backup(own, Clock())
+    stores[1].before = refuse("objects")
+    session = opened()
+    _fetch(session, own, NEWEST, (), tmp_path / "x.db")
+    assert "s3 (memory) may have a newer backup, and cannot be read" in session.said[0]
+    stores[0].before = refuse("objects")
+    with pytest.raises(StoreError, match="the store refuses"):
+        _fetch(opened(), own, NEWEST, (), tmp_path / "x.db")
 
 
 def test_a_damaged_copy_is_passed_over_for_a_whole_one(tmp_path: Path) -> None:
