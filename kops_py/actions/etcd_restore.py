@@ -18,7 +18,7 @@ from kops_py.actions.deps import Deps
 from kops_py.actions.waiting import remaining_s
 from kops_py.connect.base import Cancel, CommandResult, Host
 from kops_py.engine.run import StepContext
-from kops_py.model.errors import CancelledError, CommandFailedError, EtcdError, HostError, KopsError
+from kops_py.model.errors import CancelledError, CommandFailedError, EtcdError, HostError, KopsError, UnexpectedError
 from kops_py.model.etcd_restore import (
     WRITERS,
     FetchData,
@@ -287,13 +287,36 @@ def everywhere(deps: Deps, nodes: Iterable[str], work: Callable[[Host], object])
 
 @contextmanager
 def undone_on_failure(deps: Deps, restore: str, nodes: Sequence[str]) -> Iterator[None]:
-    """Put the old state of all hosts back when the block fails or is interrupted; the error then says so."""
+    """Put the old state of all hosts back when the block fails or is interrupted, by whatever; the error says so.
+
+    Trouble of this machine (its disk is full) becomes an UnexpectedError.
+    """
     try:
         yield
     except KopsError as error:
-        told = _undo(deps, restore, nodes)
+        told = _undo_safely(deps, restore, nodes)
         error.hint = f"{told}; {error.hint}" if error.hint else told
         raise
+    except OSError as error:
+        told = _undo_safely(deps, restore, nodes)
+        raise UnexpectedError(
+            "this machine does not let the restore go on",
+            where=str(error.filename or ""),
+            why=error.strerror or str(error),
+            hint=f"{told}; make room or mend what is named (--run-dir names another place), "
+            "then run the same command again",
+        ) from error
+    except Exception as error:  # a mistake of ours is no reason to leave control planes down
+        error.add_note(_undo_safely(deps, restore, nodes))
+        raise
+
+
+def _undo_safely(deps: Deps, restore: str, nodes: Sequence[str]) -> str:
+    """Do the same as _undo, and return as well how it failed itself: it must not hide why it was needed."""
+    try:
+        return _undo(deps, restore, nodes)
+    except Exception as error:  # noqa: BLE001
+        return f"the old state could not be put back ({error}): the same command goes on from there"
 
 
 def _undo(deps: Deps, restore: str, nodes: Sequence[str]) -> str:

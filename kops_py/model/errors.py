@@ -61,7 +61,7 @@ class KopsError(Exception):
 
 
 class UnexpectedError(KopsError):
-    """A bug in kops-py, or trouble with the machine it runs on (a full disk); made by cli/ only."""
+    """A bug in kops-py, or trouble with the machine it runs on (a full disk); made by cli/, and where hosts are put back first."""
 
     code = ExitCode.UNEXPECTED
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from kops_py.connect.base import Cancel
 from kops_py.engine.journal import Journal
 from kops_py.engine.run import Engine, Outcome, StepContext
 from kops_py.model.actions import WaitHealthy
-from kops_py.model.errors import KopsError, UnreachableError
+from kops_py.model.errors import KopsError, UnexpectedError, UnreachableError
 from kops_py.model.etcd_restore import (
     STATIC_PODS,
     WRITERS,
@@ -208,6 +210,55 @@ def test_a_host_lost_before_the_point_of_no_return_puts_the_others_back(tmp_path
     again = world.run(world.arguments())
     assert again.ok, again.errors
     world.assert_restored()
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine of the program has no room for the database of a member."""
+
+    really = os.open
+
+    def refuse(path: str | Path, *rest: int, **more: int) -> int:
+        if Path(path).name == "member.db":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return really(path, *rest, **more)
+
+    monkeypatch.setattr("kops_py.actions.etcd_restore.os.open", refuse)
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_of_ours_puts_the_old_state_back(tmp_path: Path) -> None:
+    world = World(tmp_path, 3)
+    outcome = world.run(world.arguments(RestoreKind.QUORUM, member="n2"))
+    (error,) = outcome.errors
+    assert isinstance(error, UnexpectedError)
+    assert "No space left on device" in str(error)
+    assert "the old state was put back on every host; make room" in error.hint
+    world.assert_untouched()
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_what_fails_while_it_is_put_back_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise ValueError("no sense in this")
+
+    monkeypatch.setattr("kops_py.actions.etcd_restore._undo", fail)
+    world = World(tmp_path, 3)
+    outcome = world.run(world.arguments(RestoreKind.QUORUM, member="n2"))
+    assert "No space left on device" in str(outcome.errors[0])
+    assert "could not be put back (no sense in this): the same command goes on" in outcome.errors[0].hint
+
+
+def test_a_mistake_of_ours_puts_the_old_state_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> str:
+        raise ValueError("no sense in this")
+
+    world = World(tmp_path, 2)
+    monkeypatch.setattr("kops_py.actions.etcd_restore.tool.switch_script", fail)
+    with pytest.raises(ValueError, match="no sense in this") as caught:
+        world.run()
+    assert caught.value.__notes__ == ["the old state was put back on every host"]
+    world.assert_untouched()
 
 
 def test_interrupted_before_the_point_of_no_return_the_old_state_is_put_back(tmp_path: Path) -> None:
