@@ -9,7 +9,7 @@ from kops_py.engine.run import StepContext
 from kops_py.model.actions import DefragmentMember
 from kops_py.model.errors import EtcdError, HostError, KopsError
 from kops_py.model.etcd import EtcdFacts, EtcdTarget
-from kops_py.model.status import EtcdMember
+from kops_py.model.status import NOSPACE, EtcdMember
 from kops_py.observe.etcd import access_for, ask, observe_etcd
 
 Targets = Sequence[EtcdTarget]
@@ -27,7 +27,8 @@ def defragment(fleet: Fleet, targets: Targets, action: DefragmentMember, ctx: St
             "not every member of etcd is healthy, so none is taken away",
             where=member.name,
             why="; ".join(f"{m.name or 'a new member'}: {m.problem or 'a learner'}" for m in ill),
-            hint="mend that first, then run the same command again",
+            hint="mend that first (with CORRUPT: take out the member whose data differs and add it anew), "
+            "then run the same command again",
         )
     access = access_for(facts, member)
     if access is None:
@@ -66,8 +67,16 @@ def verify_defragmented(fleet: Fleet, targets: Targets, action: DefragmentMember
 
 
 def disarm_alarms(fleet: Fleet, targets: Targets, ctx: StepContext) -> None:
-    """Take back NOSPACE; raises EtcdError while a database still is near its quota."""
+    """Take back NOSPACE; raises EtcdError with another alarm, and while a database still is near its quota."""
     facts = _observe(fleet, targets, ctx)
+    if others := sorted(facts.alarms - {NOSPACE}):
+        # etcdctl knows no way to take back one alarm and leave another
+        raise EtcdError(
+            f"the alarm {', '.join(others)} is raised as well, and would be taken back with NOSPACE",
+            where=", ".join(m.name for m in facts.members if set(m.alarms) - {NOSPACE}),
+            hint="find out which member's data differs (kops-py etcd status), take that member out and add it anew; "
+            "then run the same command again",
+        )
     full = [m for m in facts.members if m.quota_bytes and m.size_bytes > m.quota_bytes * 0.95]
     if full:
         raise EtcdError(
@@ -89,7 +98,7 @@ def disarm_alarms(fleet: Fleet, targets: Targets, ctx: StepContext) -> None:
 
 def alarms_left(fleet: Fleet, targets: Targets, ctx: StepContext) -> bool:
     """Whether the alarm NOSPACE is raised."""
-    return any("NOSPACE" in m.alarms for m in _observe(fleet, targets, ctx).members)
+    return NOSPACE in _observe(fleet, targets, ctx).alarms
 
 
 def _observe(fleet: Fleet, targets: Targets, ctx: StepContext) -> EtcdFacts:

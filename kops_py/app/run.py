@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 
 _LEASE_TTL_S = 90.0
+_ETCD_IS_FULL = "database space exceeded"
+"""What etcd says through the API while the alarm NOSPACE is raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +329,14 @@ class _LeaseKeeper:
             on_wait=lambda why: self._opened.emit(Note(message=why)),
             on_lost=lambda why: self._opened.cancel.set(f"the lock in the cluster was lost: {why}"),
         )
-        lease.acquire()
+        try:
+            lease.acquire()
+        except KubeError as error:
+            if _ETCD_IS_FULL not in str(error):
+                raise
+            # With NOSPACE nobody can write a lock, and what gives space back must run all the same.
+            self._opened.emit(Note(message="etcd is full: this run goes on without the lock in the cluster"))
+            return
         self._lease = lease
 
     def release(self) -> None:

@@ -101,6 +101,11 @@ class EtcdFacts:
         """Return the newest revision any member has."""
         return max((m.revision for m in self.members), default=0)
 
+    @property
+    def alarms(self) -> frozenset[str]:
+        """Return all alarms, those of members that are gone as well: the others still tell them."""
+        return frozenset(a for m in self.members for a in (*m.alarms, *m.only_alarms))
+
     def to_json(self) -> dict[str, Any]:
         """Return the facts as a JSON object."""
         return {
@@ -108,7 +113,12 @@ class EtcdFacts:
             "has_quorum": self.has_quorum,
             "revision": self.revision,
             "members": [
-                {**dataclasses.asdict(m), "member_id": f"{m.member_id:x}", "alarms": list(m.alarms)}
+                {
+                    **dataclasses.asdict(m),
+                    "member_id": f"{m.member_id:x}",
+                    "alarms": list(m.alarms),
+                    "only_alarms": list(m.only_alarms),
+                }
                 for m in self.members
             ],
             "not_asked": dict(self.problems),

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+NOSPACE, CORRUPT = "NOSPACE", "CORRUPT"
+"""etcd's alarms: a database reached its quota; a member's data differs from the others'."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
@@ -56,6 +59,9 @@ class EtcdMember:
     revision: int = 0
     problem: str = ""
     alarms: tuple[str, ...] = ()
+    """Those it raised itself."""
+    only_alarms: tuple[str, ...] = ()
+    """Alarms, of whichever member, that are all that keeps it from being healthy; every member tells all of them."""
     quota_bytes: int = 0
     """Size at which it takes no more writes; 0 when it was not asked."""
     host: str = ""
@@ -66,7 +72,7 @@ class EtcdMember:
     @property
     def is_available(self) -> bool:
         """Whether it counts for the quorum: healthy, or ill only of NOSPACE, with which it still commits."""
-        return not self.is_learner and (self.healthy or ("NOSPACE" in self.alarms and bool(self.version)))
+        return not self.is_learner and (self.healthy or set(self.only_alarms) == {NOSPACE})
 
 
 @dataclass(frozen=True, slots=True)

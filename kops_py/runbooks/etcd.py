@@ -16,7 +16,7 @@ from kops_py.model.etcd import EtcdFacts
 from kops_py.model.finding import Finding, FindingKind, Severity
 from kops_py.model.plan import Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec
-from kops_py.model.status import EtcdMember
+from kops_py.model.status import NOSPACE, EtcdMember
 from kops_py.runbooks.decision import Decision
 
 ERROR, WARNING, INFO = Severity.ERROR, Severity.WARNING, Severity.INFO
@@ -155,18 +155,21 @@ def defrag(spec: ClusterSpec, facts: EtcdFacts, arguments: DefragArguments) -> D
             ("it answers nothing meanwhile; all members are healthy before and after",),
         )
         waves.append(Wave(f"member {member.name}", (step,)))
-    if any("NOSPACE" in m.alarms for m in facts.members):
+    if NOSPACE in facts.alarms:
         disarm = Step(
             "disarm/nospace",
             "",
             "take back the alarm NOSPACE",
             DisarmAlarms(),
             60.0,
-            ("only when every database is below its quota again",),
+            ("only when every database is below its quota again, and no other alarm is raised",),
         )
         waves.append(Wave("alarm", (disarm,)))
     plan = Plan("defrag", spec.name, tuple(waves), {"min-free-percent": str(arguments.min_free_percent)}, tuple(notes))
+    # NOSPACE and a full database are what is mended here; etcdctl takes alarms back all together, CORRUPT as well.
     found = [f for f in member_findings(facts) if f.id not in (ALARM.id, QUOTA.id)]
+    if others := sorted(facts.alarms - {NOSPACE}):
+        found.append(ALARM.found(f"{', '.join(others)}: nothing is defragmented while a member's data may be wrong"))
     if waves and len(facts.members) == 1:
         found.append(API_STALLS.found("the API answers nothing while etcd's only member is defragmented"))
     return Decision(plan, tuple(found))

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kops_py.model.etcd import LOCAL_ENDPOINT, EtcdCredentials
-from kops_py.model.status import EtcdMember
+from kops_py.model.status import CORRUPT, NOSPACE, EtcdMember
 
 PKI = "/etc/kubernetes/pki/etcd"
-_ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
+_ALARMS = {1: NOSPACE, 2: CORRUPT}
 """AlarmType of etcd's rpc.proto."""
+_ALARM_TEXT = re.compile(r"(?:memberID:\d+ +)?alarm:(\w+)|Active Alarm\(s\):((?: +\w+)+)")
+"""How a member's status tells an alarm, and how ``endpoint health`` of 3.5 and newer does."""
 
 
 @dataclass(frozen=True, slots=True)
 class EtcdHealth:
-    """Whether one endpoint can commit; ``problem`` is etcd's own word when it cannot."""
+    """Whether one endpoint is healthy; ``problem`` is etcd's own word when it is not."""
 
     endpoint: str
     healthy: bool
     problem: str = ""
+
+    @property
+    def commits(self) -> bool:
+        """Whether a quorum answered through it: 3.5 and newer look for alarms, of any member, only after that."""
+        return self.healthy or bool(alarms_in(self.problem))
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +222,12 @@ def parse_alarms(output: str) -> dict[int, tuple[str, ...]]:
     return found
 
 
+def alarms_in(text: str) -> tuple[str, ...]:
+    """Return the alarms that a problem is about; () when it is about anything else."""
+    found = _ALARM_TEXT.fullmatch(text.strip())
+    return (found[1],) if found and found[1] else tuple(found[2].split()) if found else ()
+
+
 def parse_cluster_id(output: str) -> str:
     """Return the cluster id in the header of any answer, hexadecimal; raises ValueError."""
     answer = _load(output, dict)
@@ -245,7 +259,9 @@ def merge_members(
     for member in members:
         endpoint = next(iter(member.client_urls), "")
         status, state = by_id.get(member.member_id), by_endpoint.get(endpoint)
-        problem = "; ".join(filter(None, (*(status.errors if status else ()), state.problem if state else "")))
+        problems = [p for p in (*(status.errors if status else ()), state.problem if state else "") if p]
+        alarms = [alarms_in(p) for p in problems]
+        problem = "; ".join(problems)
         if status is None:
             problem = problem or ("it was added and has never started" if not member.name else "it does not answer")
         found.append(
@@ -263,6 +279,7 @@ def merge_members(
                 applied_index=status.applied_index if status else 0,
                 revision=status.revision if status else 0,
                 problem=problem,
+                only_alarms=tuple(dict.fromkeys(a for found in alarms for a in found)) if all(alarms) else (),
                 peer_urls=member.peer_urls,
                 cluster_id=status.cluster_id if status else 0,
             )

@@ -79,7 +79,7 @@ def test_what_is_wrong_with_members() -> None:
     assert ids(dataclasses.replace(THREE, nodes=frozenset({"n1", "n2"}))) == ["etcd-member-stale"]
     assert ids(facts(member(1), member(2))) == ["etcd-member-missing"]
     assert ids(facts(member(1), member(2), member(3, size_bytes=1900 * MIB))) == ["etcd-near-quota"]
-    full = member(3, healthy=False, problem="NOSPACE", alarms=("NOSPACE",))
+    full = member(3, healthy=False, problem="NOSPACE", alarms=("NOSPACE",), only_alarms=("NOSPACE",))
     assert ids(facts(member(1), member(2), full)) == ["etcd-alarm-raised"]
     assert "etcd-no-quorum" in ids(facts(member(1), has_quorum=False))
 
@@ -95,8 +95,31 @@ def test_defragmenting_goes_one_by_one_with_the_leader_last() -> None:
     assert any("n2" in note for note in rest.notes)
 
 
+def ill(number: int, *alarms: str, **changes: Any) -> EtcdMember:
+    """A member that tells these alarms, of whichever member."""
+    told = "; ".join(f"memberID:3 alarm:{a} " for a in alarms)
+    return member(number, healthy=False, problem=told, only_alarms=alarms, **changes)
+
+
+def test_the_full_database_of_one_member_is_told_by_all_and_mended() -> None:
+    full = facts(ill(1, "NOSPACE"), ill(2, "NOSPACE"), ill(3, "NOSPACE", alarms=("NOSPACE",)))
+    decision = defrag(SPEC, full, DefragArguments(defrag_order(full)))
+    assert [s.id for s in decision.plan.steps] == ["defrag/n2", "defrag/n3", "defrag/n1", "disarm/nospace"]
+    assert decision.findings == ()
+    gone = facts(ill(1, "NOSPACE"), ill(2, "NOSPACE"), ill(3, "NOSPACE"))  # raised by a member that was taken out
+    assert defrag(SPEC, gone, DefragArguments(defrag_order(gone))).plan.steps[-1].id == "disarm/nospace"
+
+
+def test_nothing_is_defragmented_while_data_may_be_wrong() -> None:
+    both = ("NOSPACE", "CORRUPT")
+    wrong = facts(ill(1, *both), ill(2, *both), ill(3, *both, alarms=("CORRUPT",)))
+    decision = defrag(SPEC, wrong, DefragArguments(defrag_order(wrong)))
+    assert ("etcd-alarm-raised", "error") in {(f.id, str(f.severity)) for f in decision.findings}
+    assert [s.id for s in decision.plan.steps] == ["disarm/nospace"]
+
+
 def test_the_alarm_is_taken_back_last() -> None:
-    full = facts(*(member(n, healthy=False, problem="NOSPACE", alarms=("NOSPACE",)) for n in (1, 2, 3)))
+    full = facts(*(ill(n, "NOSPACE", alarms=("NOSPACE",)) for n in (1, 2, 3)))
     decision = defrag(SPEC, full, DefragArguments(defrag_order(full)))
     assert decision.plan.steps[-1].id == "disarm/nospace"
     assert len(decision.plan.steps) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -73,6 +74,36 @@ def test_endpoint_health() -> None:
     assert etcdctl.parse_endpoint_health(HEALTH_34) == (EtcdHealth("https://127.0.0.1:2379", healthy=True),)
     (bad,) = etcdctl.parse_endpoint_health(WARNING + UNHEALTHY_34)
     assert (bad.healthy, bad.problem) == (False, "context deadline exceeded")
+
+
+@pytest.mark.parametrize(
+    ("problem", "alarms"),
+    [
+        ("Active Alarm(s): NOSPACE ", ("NOSPACE",)),  # as etcdctl 3.5 and newer print it
+        ("Active Alarm(s): NOSPACE CORRUPT ", ("NOSPACE", "CORRUPT")),
+        ("memberID:10276657743932975437 alarm:NOSPACE ", ("NOSPACE",)),
+        ("Unable to fetch the alarm list", ()),
+        ("context deadline exceeded", ()),
+        ("etcdserver: no leader", ()),
+    ],
+)
+def test_an_alarm_is_no_lost_quorum(problem: str, alarms: tuple[str, ...]) -> None:
+    assert etcdctl.alarms_in(problem) == alarms
+    assert EtcdHealth("x", healthy=False, problem=problem).commits is bool(alarms)
+
+
+def test_what_else_than_an_alarm_is_wrong_is_not_taken_for_one() -> None:
+    members = etcdctl.parse_member_list(MEMBERS_34)
+    (status,) = etcdctl.parse_endpoint_status(STATUS_34)
+
+    def only_alarms(*errors: str) -> tuple[str, ...]:
+        (found,) = etcdctl.merge_members(members, [dataclasses.replace(status, errors=errors)])
+        return found.only_alarms
+
+    assert only_alarms("memberID:7 alarm:NOSPACE ") == ("NOSPACE",)
+    assert only_alarms("memberID:7 alarm:NOSPACE ", "memberID:9 alarm:CORRUPT ") == ("NOSPACE", "CORRUPT")
+    assert only_alarms("etcdserver: no leader", "memberID:7 alarm:NOSPACE ") == ()
+    assert only_alarms() == ()
 
 
 def test_member_list() -> None:
