@@ -30,6 +30,8 @@ from kops_py.model.etcd_restore import (
     SwitchData,
     UploadSnapshot,
 )
+from kops_py.model.event import Note
+from kops_py.model.status import NOSPACE
 from kops_py.tools import crictl, etcdctl
 from kops_py.tools import etcd_restore as tool
 
@@ -187,7 +189,35 @@ def start_etcd(deps: Deps, action: StartEtcd, ctx: StepContext) -> None:
         ctx.progress(lacking, waiting=True)
         remaining_s(ctx, lacking, hint="look at: crictl ps -a, crictl logs of etcd; then run the same command again")
         ctx.cancel.wait(_POLL_S)
+    _take_back_nospace(deps, deps.fleet.host(nodes[0]), ctx)
     everywhere(deps, nodes, lambda h: sh(h, tool.mark_script(action.restore, Mark.SERVING), ctx))
+
+
+def _take_back_nospace(deps: Deps, host: Host, ctx: StepContext) -> None:
+    """Take back an alarm that came with the data, of members that are no more; raises EtcdError for any but NOSPACE."""
+    again = "run the same command again"
+    try:
+        listed = etcdctl.parse_alarms(ask(deps, host, etcdctl.etcdctl_argv("alarm", "list")))
+        alarms = {alarm for found in listed.values() for alarm in found}
+        if others := sorted(alarms - {NOSPACE}):
+            raise EtcdError(
+                f"the restored etcd has the alarm {', '.join(others)}, and takes no writes",
+                where=host.name,
+                why="it was raised before the snapshot was taken; the restored members are equal",
+                hint="judge whether the data is good: etcdctl alarm disarm there, then run the same command again",
+            )
+        if alarms:
+            answer = run_etcdctl(deps, host, etcdctl.etcdctl_argv("alarm", "disarm"))
+            if not answer.ok:
+                why = answer.err.strip()[-300:]
+                raise EtcdError("the alarm NOSPACE cannot be taken back", where=host.name, why=why, hint=again)
+            told = (
+                "the alarm NOSPACE came with the data and was taken back; the database is as large as it was: "
+                "kops-py etcd defrag when the API answers, or it comes again"
+            )
+            ctx.emit(Note(message=told, node=host.name))
+    except ValueError as error:
+        raise EtcdError("etcd does not say its alarms", where=host.name, why=str(error), hint=again) from error
 
 
 class Kubelets:
@@ -244,12 +274,12 @@ def _not_one_cluster(deps: Deps, nodes: Sequence[str], expected: Collection[str]
 
 
 def member_problem(deps: Deps, host: Host) -> str:
-    """Return why the member of a host is not healthy, "" when it commits."""
+    """Return why the member of a host is not healthy, "" when it commits, with or without an alarm."""
     try:
         health = etcdctl.parse_endpoint_health(ask(deps, host, etcdctl.endpoint_health_argv()))
     except (ValueError, HostError) as error:
         return f"its member does not answer yet ({str(error)[:200]})"
-    return next((h.problem or "it is not healthy" for h in health if not h.healthy), "")
+    return next((h.problem or "it is not healthy" for h in health if not h.commits), "")
 
 
 def hash_of(deps: Deps, host: Host, *, revision: int = 0) -> tuple[int, int]:

@@ -61,7 +61,10 @@ class KopsError(Exception):
 
 
 class UnexpectedError(KopsError):
-    """A bug in kops-py, or trouble with the machine it runs on (a full disk); made by cli/, and where hosts are put back first."""
+    """A bug in kops-py, or trouble with the machine it runs on (a full disk).
+
+    Made by cli/, and where hosts are put back before the program ends.
+    """
 
     code = ExitCode.UNEXPECTED
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -60,6 +61,7 @@ class SnapshotFacts:
 
     ``member`` is that member's host, "" for a snapshot. ``digest`` is the SHA-256 (hex) of the whole file, and the
     member's name for a data directory. ``revision`` and ``minor`` (``3.5``) are 0 and "" when they are not known.
+    ``taken_at`` (UTC) is when its backup was begun, None where nobody wrote that down.
     """
 
     label: str
@@ -70,15 +72,23 @@ class SnapshotFacts:
     member: str = ""
     has_our_ca: bool = True
     """Whether the certificate of this cluster's authority is among the objects in it."""
+    taken_at: datetime | None = None
+
+    @property
+    def loss(self) -> str:
+        """Return which writes a restore of it loses, as a sentence."""
+        if self.member:
+            return f"writes that are not in the database of {self.member} are lost"
+        return f"writes after {f'{self.taken_at:%Y-%m-%d %H:%M:%S} UTC' if self.taken_at else 'it was taken'} are lost"
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreHost:
     """One host as a restore sees it; of a worker only ``problem`` and ``marks`` are known.
 
-    Sizes in bytes. ``revision`` is 0 while it is unknown; ``healthy`` is what the member says of itself with the
-    rest of its cluster; ``holds_cluster`` whether kubeadm's configuration is among its keys: an empty store is healthy
-    too.
+    Sizes in bytes. ``revision`` is 0 while it is unknown; ``healthy`` is whether the member commits with the rest of
+    its cluster, with or without an alarm; ``holds_cluster`` whether kubeadm's configuration is among its keys: an
+    empty store is healthy too.
     """
 
     name: str
@@ -107,6 +117,8 @@ class RestoreHost:
     answers: bool = False
     """Whether its member has a vote and says how it is, healthy or not."""
     healthy: bool = False
+    alarms: tuple[str, ...] = ()
+    """Those it tells, of whichever member."""
     holds_cluster: bool = False
     revision: int = 0
     restores: Mapping[str, frozenset[Mark]] = field(default_factory=lambda: MappingProxyType({}))

@@ -136,23 +136,28 @@ def _ask_member(host: Host, found: RestoreHost) -> RestoreHost | None:
         (status,) = etcdctl.parse_endpoint_status(ask(etcdctl.endpoint_status_argv()))
     except ValueError:
         return None
+    # Without a leader it would take etcdctl's whole time to say that nothing is committed.
+    asked = bool(status.leader_id) and not status.is_learner
+    commits, alarms = _commits(ask(etcdctl.endpoint_health_argv())) if asked else (False, ())
     return dataclasses.replace(
         found,
         version=status.version,
         bumps_revision=tool.bumps_revision(status.version),
         revision=status.revision,
         answers=not status.is_learner,
-        # Without a leader it would take etcdctl's whole time to say that nothing is committed.
-        healthy=bool(status.leader_id) and not status.is_learner and _commits(ask(etcdctl.endpoint_health_argv())),
+        healthy=commits,
+        alarms=tuple(dict.fromkeys((*(a for e in status.errors for a in etcdctl.alarms_in(e)), *alarms))),
         holds_cluster=_has_keys(ask(etcdctl.etcdctl_argv("get", _KUBEADM_CONFIG, "--keys-only", "--consistency=s"))),
     )
 
 
-def _commits(output: str) -> bool:
+def _commits(output: str) -> tuple[bool, tuple[str, ...]]:
+    """Return whether a quorum answers through the member, and the alarms, with which 3.5 calls it unhealthy."""
     try:
-        return all(h.healthy for h in etcdctl.parse_endpoint_health(output))
+        health = etcdctl.parse_endpoint_health(output)
     except ValueError:
-        return False
+        return False, ()
+    return all(h.commits for h in health), tuple(a for h in health for a in etcdctl.alarms_in(h.problem))
 
 
 def _has_keys(output: str) -> bool:

@@ -25,6 +25,12 @@ QUORUM_SERVES = FindingKind(
     "A healthy quorum of etcd serves this cluster: a restore would throw away what it holds.",
     "Nothing is to be restored; to set the cluster back to the snapshot nevertheless, add --force.",
 )
+ALARM = FindingKind(
+    "etcd-serves-with-alarm",
+    (Severity.WARNING,),
+    "etcd has an alarm and its members commit all the same: that is no lost quorum, and a restore cures neither.",
+    "NOSPACE: kops-py etcd defrag, which takes the alarm back. CORRUPT: take out the member that differs, add it anew.",
+)
 STORE_EMPTY = FindingKind(
     "etcd-store-empty",
     (Severity.WARNING,),
@@ -93,6 +99,7 @@ LOSES = FindingKind(
 )
 KINDS = (
     QUORUM_SERVES,
+    ALARM,
     STORE_EMPTY,
     HOST_UNREACHABLE,
     FOREIGN_SNAPSHOT,
@@ -244,6 +251,8 @@ def _before(
             f"only {len(serving)} of {len(planes)} members serve: a member can be replaced only while a quorum does",
             hint="restore a snapshot: kops-py etcd restore --from FILE",
         )
+    if alarms := dict.fromkeys(a for h in serving for a in h.alarms):
+        yield ALARM.found(f"{', '.join(alarms)}, as told by {few(h.name for h in serving if h.alarms)}")
     for host in planes:
         if is_empty(host):
             yield STORE_EMPTY.found(f"its store is at revision {host.revision}", node=host.name)
@@ -265,15 +274,18 @@ def _of_snapshot(planes: list[RestoreHost], run: RestoreRun, snapshot: SnapshotF
     ended = [i for h in planes for i, words in h.begun.items() if words.endswith(f" {run.source}") and i != run.id]
     if ended and not snapshot.member:
         yield REPEATED.found(f"by {', '.join(sorted(set(ended)))}")
+    if not any(h.revision and not is_empty(h) for h in planes):
+        yield LOSES.found(f"{snapshot.label}: {snapshot.loss}; no member has data that could tell how many")
     newest = max((h for h in planes if not is_empty(h)), key=lambda h: h.revision, default=None)
     ahead = newest.revision - snapshot.revision if newest else 0
     if newest and snapshot.revision and ahead > 0:
         text = f"{newest.name} is at revision {newest.revision}, {snapshot.label} at {snapshot.revision}"
+        lost = f"{ahead} revisions are lost" if snapshot.member else f"{ahead} revisions are lost; {snapshot.loss}"
         if snapshot.member or any(h.serves for h in planes):
-            yield LOSES.found(f"{text}: {ahead} revisions are lost")
+            yield LOSES.found(f"{text}: {lost}")
         else:
             yield NEWER_DATA.found(text, hint=f"--from-member {newest.name} restores it and loses less; or ignore this")
-            yield LOSES.found(f"{text}: {ahead} revisions are lost with the snapshot")
+            yield LOSES.found(f"{text}: with the snapshot {lost}")
 
 
 def _lacks_space(host: RestoreHost, run: RestoreRun, size_bytes: int) -> bool:

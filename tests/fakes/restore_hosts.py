@@ -74,6 +74,9 @@ spec:
 """
 
 
+_ALARMS = {1: "NOSPACE", 2: "CORRUPT"}
+
+
 # The same programs on the host of an external member, with real paths in place of those in a container.
 _ETCDCTL = """\
 #!/bin/sh
@@ -277,6 +280,8 @@ class FolderCluster:
             if h.has_member
         }
         self.log: list[str] = []
+        self.alarms: list[tuple[int, int]] = []
+        """Member and kind of each alarm; etcd keeps them in its database, whoever's they are."""
 
     def host(self, name: str) -> FolderHost:
         return self.hosts[name]
@@ -322,16 +327,24 @@ class FolderCluster:
     def etcdctl(self, host: FolderHost, words: list[str]) -> tuple[int, object]:
         """Answer etcdctl on one member."""
         match words:
+            case ["endpoint", "health"] if self.alarms and self.is_healthy(host):  # as 3.5 does
+                text = "Active Alarm(s): " + "".join(f"{_ALARMS[kind]} " for _, kind in self.alarms)
+                return 1, [{"endpoint": "x", "health": False, "error": text}]
             case ["endpoint", "health"]:
                 return 0, [{"endpoint": "x", "health": self.is_healthy(host)}]
+            case ["alarm", "list"]:
+                return 0, {"header": {}, "alarms": [{"memberID": m, "alarm": kind} for m, kind in self.alarms]}
+            case ["alarm", "disarm"]:
+                self.alarms = []
             case ["endpoint", "status"] if not host.store:
                 return 1, "connection refused"  # on an empty disk a member of a cluster ends again and again
             case ["endpoint", "status"]:
                 header = {"member_id": 1, "revision": len(host.store)}
+                errors = [f"memberID:{m} alarm:{_ALARMS[kind]} " for m, kind in self.alarms]
                 return 0, [
                     {
                         "Endpoint": "x",
-                        "Status": {"header": header, "version": "3.4.23", "leader": 1},
+                        "Status": {"header": header, "version": "3.4.23", "leader": 1, "errors": errors},
                     }
                 ]
             case ["endpoint", "hashkv"]:

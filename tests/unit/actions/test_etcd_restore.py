@@ -29,7 +29,7 @@ from kops_py.model.etcd_restore import (
     SnapshotFacts,
     StartEtcd,
 )
-from kops_py.model.event import Event
+from kops_py.model.event import Event, Note
 from kops_py.model.plan import Plan
 from kops_py.model.spec import ClusterSpec, Group
 from kops_py.observe.etcd_restore import observe_restore
@@ -143,6 +143,30 @@ def test_all_members_get_the_snapshot_and_keep_their_old_data(tmp_path: Path, co
     assert choose_run(world.spec, world.facts(), RestoreKind.ALL, SnapshotFacts("s", DIGEST)).id.startswith("r2-")
     for host in world.cluster.hosts.values():
         assert (host.root / "var/lib/kops-py/restore").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_full_database_that_comes_with_the_snapshot_is_up_and_its_alarm_taken_back(tmp_path: Path) -> None:
+    world = World(tmp_path, 1)
+    arguments = world.arguments()
+    world.cluster.alarms = [(99, 1)]
+    outcome = world.run(arguments)
+    assert outcome.ok, outcome.errors
+    assert world.cluster.log == ["alarm disarm"]
+    assert any("NOSPACE came with the data and was taken back" in e.message for e in world.events if type(e) is Note)
+    world.assert_restored()
+
+
+def test_corruption_that_comes_with_the_snapshot_is_told_and_never_taken_back(tmp_path: Path) -> None:
+    world = World(tmp_path, 1)
+    arguments = world.arguments()
+    world.cluster.alarms = [(98, 1), (99, 2)]
+    outcome = world.run(arguments)
+    assert "n1: the restored etcd has the alarm CORRUPT, and takes no writes" in str(outcome.errors[0])
+    assert world.cluster.log == []
+    world.cluster.alarms = []
+    again = world.run()
+    assert again.ok, again.errors
+    world.assert_restored()
 
 
 def test_nothing_was_there_before(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from kops_py.connect.base import Cancel
 from kops_py.model.etcd_restore import RestoreHost
 from kops_py.observe import etcd_restore
-from kops_py.observe.etcd_restore import observe_restore
+from kops_py.observe.etcd_restore import observe_restore, observe_restore_host
 from kops_py.observe.host_file import HostFile
 from kops_py.tools.bolt import read_database
 from tests.fakes.cluster import make_spec
@@ -53,6 +53,23 @@ def test_a_member_without_a_leader_is_not_asked_whether_it_commits(
     assert look(cluster).serves
     asked = re.findall("endpoint (status|health)", "\n".join(cluster.hosts["n1"].calls))
     assert asked == ["status", "status", "health"]
+
+
+@pytest.mark.parametrize(("alarms", "told"), [([(7, 1)], ("NOSPACE",)), ([(7, 1), (8, 2)], ("NOSPACE", "CORRUPT"))])
+def test_members_with_an_alarm_serve_all_the_same(
+    tmp_path: Path, alarms: list[tuple[int, int]], told: tuple[str, ...]
+) -> None:
+    cluster = FolderCluster(tmp_path, ["n1"])
+    cluster.alarms = alarms
+    found = look(cluster)
+    assert (found.serves, found.alarms) == (True, told)
+
+
+def test_a_member_that_commits_nothing_does_not_serve_with_an_alarm(tmp_path: Path) -> None:
+    cluster = FolderCluster(tmp_path, ["n1", "n2", "n3"])  # each has data of its own
+    cluster.alarms = [(7, 1)]
+    found = observe_restore_host(cluster.hosts["n1"], make_spec(3, 0), member=True, closely=True)
+    assert (found.healthy, found.alarms) == (False, ("NOSPACE",))
 
 
 def test_only_the_blocks_that_are_asked_for_are_read(tmp_path: Path) -> None:
