@@ -68,6 +68,9 @@ def _decide(opened: Session, given: RestoreSettings, fetched: Fetched | None) ->
     snapshot = read_snapshot(given.file) if given.file else None
     opened.emit(Note(message=looking_at(spec)))
     facts = _observe(opened, closely=True)
+    if snapshot is not None and fetched is not None:
+        manifest = fetched.manifest
+        snapshot = dataclasses.replace(snapshot, label=f"backup {manifest.id}", taken_at=manifest.begun_at)
     snapshot = _completed(opened, facts, snapshot, given)
     run = choose_run(spec, facts, given.kind, snapshot)
     if run.kind is not RestoreKind.MEMBER and snapshot is None:
@@ -211,6 +214,7 @@ def _tell(opened: Session, facts: RestoreFacts, run: RestoreRun, snapshot: Snaps
             opened.emit(Note(message="no control plane was ever set up here", node=host.name))
             continue
         state = "serves" if found.serves else "runs" if "etcd" in found.running else "is stopped"
+        state += f" with the alarm {', '.join(found.alarms)}" if found.alarms else ""
         data = f"revision {found.revision}" if found.revision else "data" if found.has_data else "no data"
         opened.emit(Note(message=f"etcd {found.version or '?'} {state}, {data}", node=host.name))
     if snapshot is not None and run.kind is not RestoreKind.MEMBER:

@@ -105,7 +105,10 @@ def _arguments(
         run=run,
         first=choose_first(spec, restore, run),
         snapshot=dataclasses.replace(
-            snapshot, label=f"backup {fetched.manifest.id}", has_our_ca=holds_any(fetched.file, ours)
+            snapshot,
+            label=f"backup {fetched.manifest.id}",
+            taken_at=fetched.manifest.begun_at,
+            has_our_ca=holds_any(fetched.file, ours),
         ),
         old=old,
         bootstrap=bootstrap_arguments(spec),

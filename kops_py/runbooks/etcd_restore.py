@@ -44,6 +44,10 @@ from kops_py.model.plan import Action, Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec
 
 _SLOWEST_BYTES_PER_S = 20_000_000
+_ESTIMATED_BYTES_PER_S = 20_000_000
+"""Over the network to each control plane and twice to its disk, for the time a plan tells."""
+_ALWAYS_S = 60
+"""What was measured with a snapshot of a few MB; docs/etcd-restore.md."""
 _STOP_S = 180.0
 _MOVE_S = 120.0
 _ETCD_S = 300.0
@@ -85,6 +89,7 @@ def etcd_restore(spec: ClusterSpec, facts: RestoreFacts, arguments: RestoreArgum
         cluster=spec.name,
         waves=tuple(w for w in waves if w.steps),
         arguments={"kind": str(arguments.run.kind), "source": arguments.run.source},
+        notes=_notes(world) if waves else (),
     )
 
 
@@ -131,6 +136,21 @@ class _World:
     def is_stopped(self, name: str) -> bool:
         host = self.host(name)
         return self.has(name, Mark.STOPPED) and not host.manifests and not host.running
+
+
+def _notes(world: _World) -> tuple[str, ...]:
+    """Say what is restored, what is lost with it, and how long it takes from its beginning to its end."""
+    snapshot = world.arguments.snapshot
+    if snapshot is None or world.arguments.run.kind is RestoreKind.MEMBER:
+        return ()
+    ways = 2 if snapshot.member else 1  # a member's database comes to this machine first
+    copied = f"{snapshot.size_bytes / 1e6:.1f} MB{' twice' if snapshot.member else ''}"
+    takes_s = _ALWAYS_S + ways * snapshot.size_bytes / _ESTIMATED_BYTES_PER_S
+    rule = f"{_ALWAYS_S} s, and {copied} at {_ESTIMATED_BYTES_PER_S // 10**6} MB/s to all members' hosts side by side"
+    return (
+        f"{snapshot.label}: etcd {snapshot.minor or '?'}, revision {snapshot.revision or '?'}; {snapshot.loss}",
+        f"takes about {takes_s:.0f} s: {rule}",
+    )
 
 
 _STAGED = (Mark.STAGED, Mark.SWITCHED, Mark.STARTED)

@@ -243,7 +243,7 @@ def _notes(world: _World) -> tuple[str, ...]:
         f"Kubernetes {old.kubernetes_version or '?'}, etcd {snapshot.minor or '?'}, revision {snapshot.revision or '?'}"
     )
     return (
-        f"the cluster of {snapshot.label}: {what}; what was written later is lost",
+        f"the cluster of {snapshot.label}: {what}; {snapshot.loss}",
         f"its API was {old.endpoint or '?'}, and is {world.spec.endpoint}",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given, settings
@@ -246,12 +247,25 @@ def test_a_serving_quorum_is_not_set_back_without_force() -> None:
     assert findings(hosts, RestoreKind.ALL) == set()
 
 
+def test_an_alarm_of_a_serving_quorum_is_named_and_what_cures_it() -> None:
+    hosts = SimulatedHosts(make_spec(3))
+    _serving(hosts, "n1", "n2", "n3")
+    hosts.change("n1", alarms=("NOSPACE",))
+    hosts.change("n3", alarms=("NOSPACE",))
+    assert findings(hosts) == {"quorum-serves"}
+    run = choose_run(hosts.spec, hosts.facts(), None, SNAPSHOT)
+    found = {f.id: f for f in restore_findings(hosts.spec, hosts.facts(), run, SNAPSHOT, force=False)}
+    alarm = found["etcd-serves-with-alarm"]
+    assert alarm.message == "NOSPACE, as told by n1, n3"
+    assert "kops-py etcd defrag" in alarm.hint
+
+
 def test_an_empty_store_that_serves_is_no_cluster() -> None:
     hosts = SimulatedHosts(make_spec(1))
     hosts.change("n1", healthy=True, holds_cluster=False, revision=400)
     run = choose_run(hosts.spec, hosts.facts(), None, SNAPSHOT)
     found = restore_findings(hosts.spec, hosts.facts(), run, SNAPSHOT, force=False)
-    assert [f.id for f in found] == ["etcd-store-empty"]
+    assert [f.id for f in found] == ["etcd-store-empty", "restore-loses"]
 
 
 @pytest.mark.parametrize(
@@ -282,6 +296,38 @@ def test_newer_data_of_a_survivor_is_offered() -> None:
     (newer,) = blocking(found)
     assert (newer.id, "--from-member n2" in newer.hint) == ("newer-data-survives", True)
     assert "50 revisions are lost" in "".join(f.message for f in found)
+
+
+def test_what_is_lost_is_told_when_nothing_is_left_to_compare_with() -> None:
+    hosts = SimulatedHosts(make_spec(1))
+    hosts.change("n1", revision=0, has_data=False)
+    backup = dataclasses.replace(SNAPSHOT, label="backup b", taken_at=datetime(2026, 11, 25, 12, 0, 1, tzinfo=UTC))
+    run = choose_run(hosts.spec, hosts.facts(), None, backup)
+    (loses,) = restore_findings(hosts.spec, hosts.facts(), run, backup, force=False)
+    assert loses.id == "restore-loses"
+    assert "backup b: writes after 2026-11-25 12:00:01 UTC are lost" in loses.message
+
+
+@pytest.mark.parametrize(
+    ("change", "source", "takes"),
+    [
+        ({}, "s.db: etcd 3.5, revision 100; writes after it was taken are lost", "takes about 160 s: 60 s, and 2000.0"),
+        (
+            {"label": "the data of n2", "member": "n2"},
+            "the data of n2: etcd 3.5, revision 100; writes that are not in the database of n2 are lost",
+            "takes about 260 s: 60 s, and 2000.0 MB twice at 20 MB/s",
+        ),
+    ],
+)
+def test_a_plan_says_what_is_restored_and_how_long_it_takes(change: dict[str, str], source: str, takes: str) -> None:
+    hosts = SimulatedHosts(make_spec(3))
+    snapshot = dataclasses.replace(SNAPSHOT, size_bytes=2_000_000_000, **change)  # type: ignore[arg-type]
+    run = choose_run(hosts.spec, hosts.facts(), RestoreKind.ALL, snapshot)
+    members = new_members(hosts.spec, hosts.facts(), run)
+    nodes = tuple(m.node for m in members)
+    notes = etcd_restore(hosts.spec, hosts.facts(), RestoreArguments(run, nodes, (), members, snapshot)).notes
+    assert notes[0] == source
+    assert notes[1].startswith(takes)
 
 
 @pytest.mark.parametrize(
