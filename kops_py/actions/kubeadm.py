@@ -97,11 +97,29 @@ def join_node(deps: Deps, action: JoinNode, ctx: StepContext) -> None:
             cgroup_v1=_on_cgroup_v1(deps, action.node),
             ignore_preflight_errors=deps.kubeadm_ignores,
         )
+        if action.control_plane:
+            _unmark(api, host)
         with _config_file(host, config_path, config, ctx):
             ctx.progress("kubeadm join")
             start_job(host, JOIN_JOB, _forgetting(config_path, kubeadm.join_argv(config_path)))
         watch = AdmissionWatch(host, ctx).look if action.control_plane else None
         _finish(host, JOIN_JOB, wait_job(host, JOIN_JOB, ctx, meanwhile=watch))
+
+
+def _unmark(api: KubeApi, host: Host) -> None:
+    """Take the label of a control plane from the Node that an earlier machine of this name left.
+
+    kubeadm sets it as its last act, and by it a join that came to its end is told from one that was cut off. A Node
+    that is Ready is left alone: kubeadm refuses to join beside it.
+    """
+    path = f"/api/v1/nodes/{host.name}"
+    found = api.get_or_none(path)
+    if found is None:
+        return
+    left = node_facts(found)
+    if left.is_control_plane and not left.ready and not _has(host, KUBELET_CONF):
+        labels = {f"node-role.kubernetes.io/{role}": None for role in ("control-plane", "master")}
+        api.patch(path, {"metadata": {"labels": labels}})
 
 
 def _on_cgroup_v1(deps: Deps, node: str) -> bool:

@@ -19,7 +19,7 @@ from kops_py.connect.base import Host, KubeApi
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import INIT_JOB, JOIN_JOB, UPGRADE_JOB, DeleteNode, ForgetEtcdMember, ResetNode
 from kops_py.model.errors import CommandFailedError, DeadlineError, EtcdError, HostError, KopsError, KubeError
-from kops_py.model.membership import REMOVED_PATH, RemovalMark, quorum_problem
+from kops_py.model.membership import REMOVED_PATH, RemovalMark, answers, quorum_problem
 from kops_py.model.spec import bracketed
 from kops_py.model.status import EtcdMember
 from kops_py.observe.cluster import node_facts
@@ -94,6 +94,13 @@ def forget_etcd_member(deps: Deps, action: ForgetEtcdMember, ctx: StepContext) -
     found = _find(members, action)
     if found is None:
         return
+    if action.stale and answers(found):
+        raise EtcdError(
+            "its old member answers: it is not taken out of etcd",
+            where=action.node,
+            why=f"member {found.name or action.stale} is at {', '.join(found.peer_urls) or found.endpoint}",
+            hint="look which machine the inventory names; kops-py node remove takes out a member that is in use",
+        )
     _raise_for_quorum(members, found.name)
     if action.handover:
         with suppress(ValueError, HostError):  # then etcd elects another leader by itself
@@ -110,11 +117,18 @@ def forget_etcd_member(deps: Deps, action: ForgetEtcdMember, ctx: StepContext) -
 
 
 def verify_no_member(deps: Deps, action: ForgetEtcdMember, ctx: StepContext) -> None:
-    """Wait until the member is gone and all others are healthy; raises EtcdError at the deadline."""
+    """Wait until the member is gone and all others are healthy; raises EtcdError at the deadline.
+
+    Others may be ill where a stale one goes: they may be as stale, and go next.
+    """
     while True:
         try:
             _, members = _ask_others(deps, action.node)
-            sick = [f"etcd member {m.name}: {m.problem or 'not healthy'}" for m in members if not m.healthy]
+            sick = [
+                f"etcd member {m.name}: {m.problem or 'not healthy'}"
+                for m in members
+                if not (m.healthy or action.stale)
+            ]
             lacking = "it is a member of etcd still" if _find(members, action) else "; ".join(sick)
         except EtcdError as error:
             lacking = str(error)
@@ -130,7 +144,9 @@ def verify_no_member(deps: Deps, action: ForgetEtcdMember, ctx: StepContext) -> 
 
 
 def _find(members: tuple[EtcdMember, ...], action: ForgetEtcdMember) -> EtcdMember | None:
-    """Return the node's member: by name, or by address one that was added and never started."""
+    """Return the node's member: by name, or by address one that was added and never started; a stale one by its id."""
+    if action.stale:
+        return next((m for m in members if f"{m.member_id:x}" == action.stale), None)
     start = f"https://{bracketed(action.address)}:" if action.address else ""
     for member in members:
         if member.name == action.node or (not member.name and start and member.endpoint.startswith(start)):

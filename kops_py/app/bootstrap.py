@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +35,7 @@ def _decide(opened: Session) -> Decided:
     spec = opened.spec
     opened.emit(Note(message=looking_at(spec)))
     arguments = bootstrap_arguments(spec)
-    facts = opened.observe()
+    facts = with_members(opened, opened.observe(), arguments)
     decision = bootstrap(spec, facts, arguments)
     joining = any(
         s.id.startswith(("prepare/", "init/", "join/", "load-balancer/", "etcd/", "etcd-member/"))
@@ -46,7 +47,7 @@ def _decide(opened: Session) -> Decided:
         probes = opened.probe(facts)
 
     def replan() -> tuple[Plan, Facts]:
-        now = opened.observe()
+        now = with_members(opened, opened.observe(), arguments)
         return bootstrap(spec, now, arguments).plan, now
 
     return Decided(
@@ -55,6 +56,15 @@ def _decide(opened: Session) -> Decided:
         replan,
         lambda place: ClusterPerformer(make_deps(opened, place, facts, arguments)),
     )
+
+
+def with_members(opened: Session, facts: Facts, arguments: BootstrapArguments) -> Facts:
+    """Return the facts with etcd's members where a control plane is to join them: one may be of its earlier machine."""
+    from kops_py.runbooks.stale_members import newcomers
+
+    if not newcomers(opened.spec, facts, arguments.limit):
+        return facts
+    return dataclasses.replace(facts, etcd=opened.observe_etcd(facts))
 
 
 def bootstrap_arguments(spec: ClusterSpec) -> BootstrapArguments:

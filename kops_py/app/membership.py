@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from kops_py.app.bootstrap import bootstrap_arguments, make_deps
+from kops_py.app.bootstrap import bootstrap_arguments, make_deps, with_members
 from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, check_hosts, looking_at
 from kops_py.app.upgrade import RolloutSettings, drain_findings, make_rollout
@@ -40,10 +40,12 @@ def run_node_add(settings: Settings, emit: Emit, confirm: Confirm, *, nodes: tup
         spec = at_version(opened.spec, joining_version(opened.spec, facts))
         limited = _limited(opened, spec, nodes)
         arguments = bootstrap_arguments(spec)
+        joining = dataclasses.replace(arguments, limit=frozenset(nodes))
+        facts = with_members(opened, facts, joining)
         decision = add_nodes(spec, facts, nodes, arguments)
 
         def replan() -> tuple[Plan, Facts]:
-            now = limited.observe()
+            now = with_members(limited, limited.observe(), joining)
             return add_nodes(spec, now, nodes, arguments).plan, now
 
         return Decided(

@@ -313,12 +313,14 @@ class ResetNode(Action):
 class ForgetEtcdMember(Action):
     """Take a node's member out of etcd; ``address`` is the node's.
 
-    ``handover``: its host can be asked to give leadership to another member before.
+    ``handover``: its host can be asked to give leadership to another member before. ``stale``: the hexadecimal id of
+    the one member that is meant, left by an earlier machine of the node: only while it does not answer.
     """
 
     node: str
     address: str = ""
     handover: bool = False
+    stale: str = ""
 
 
 @dataclass(frozen=True, slots=True)

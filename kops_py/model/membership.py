@@ -47,6 +47,11 @@ def read_removal_mark(text: str) -> RemovalMark | None:
     return RemovalMark(value["cluster"], run, reason, at, done=value.get("done") is True)
 
 
+def answers(member: EtcdMember) -> bool:
+    """Whether a member says anything of itself, be it that it is ill: a learner does, and one with an alarm."""
+    return member.healthy or bool(member.version)
+
+
 def quorum(members: int) -> int:
     """Return how many of so many members decide."""
     return members // 2 + 1

@@ -40,6 +40,7 @@ from kops_py.runbooks.external_etcd import (
     etcd_notes,
     etcd_waves,
 )
+from kops_py.runbooks.stale_members import stale_members_findings, stale_members_wave
 
 API_SERVER_MANIFEST = "kube-apiserver.yaml"
 _SOCKET_ANNOTATION = "kubeadm.alpha.kubernetes.io/cri-socket"
@@ -70,6 +71,7 @@ def bootstrap(spec: ClusterSpec, facts: Facts, arguments: BootstrapArguments) ->
         client_wave(world.etcd),
         _init(world),
         _network_manifest(world),
+        _stale_members(world),
         _join_control_planes(world),
         _restart_api_server(world),
         _join_workers(world),
@@ -181,6 +183,8 @@ def _findings(world: _World) -> tuple[Finding, ...]:
             )
         )
     found += etcd_findings(world.etcd)
+    if world.initialised:
+        found += stale_members_findings(world.spec, world.facts, world.arguments.limit)
     if kube is None:
         found += [
             Finding(
@@ -341,6 +345,12 @@ def _join(world: _World, host: HostSpec) -> Step:
         world.spec.timeouts.kubeadm_s,
         ("kubeadm join --config FILE",),
     )
+
+
+def _stale_members(world: _World) -> Wave:
+    if not world.initialised:
+        return Wave("stale members of etcd", ())
+    return stale_members_wave(world.spec, world.facts, world.arguments.limit)
 
 
 def _join_control_planes(world: _World) -> Wave:

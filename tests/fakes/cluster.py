@@ -151,6 +151,10 @@ class SimulatedCluster:
         if not condition:
             raise CommandFailedError(f"the simulated cluster refuses: {what}", where=node)
 
+    def _is_left(self, name: str) -> bool:
+        """Whether a Node is there of which its machine knows nothing any more: kubeadm joins beside it."""
+        return name in self.nodes and not self.nodes[name].ready and not self.hosts[name].has_kubelet_conf
+
     def _add_node(self, name: str, *, control_plane: bool) -> None:
         label = {"node-role.kubernetes.io/control-plane": ""} if control_plane else {}
         number = len(self.nodes)
@@ -205,7 +209,9 @@ class SimulatedCluster:
                 self._require(any(f.etcd_ca for f in self.hosts.values()), "no authority", node)
                 self._host(node, etcd_client_ca="ca", etcd_client_cert="client")
             case PrepareHost(host=host, digest=digest):
-                self._require(host not in self.nodes, "a member must not be prepared again", host)
+                self._require(
+                    host not in self.nodes or self._is_left(host), "a member must not be prepared again", host
+                )
                 self._host(host, prepared_digest=digest)
             case InitControlPlane(node=node):
                 self._require(not self.initialised, "init on a running cluster", node)
@@ -222,9 +228,9 @@ class SimulatedCluster:
                 self.network_digest = digest
             case JoinNode(node=node, control_plane=control_plane):
                 self._require(self.initialised, "no API", node)
-                self._require(node not in self.nodes, "is a member already", node)
+                self._require(node not in self.nodes or self._is_left(node), "is a member already", node)
                 self._require(bool(self.hosts[node].prepared_digest), "host is not prepared", node)
-                members = [n.name for n in self.nodes.values() if n.is_control_plane]
+                members = [n.name for n in self.nodes.values() if n.is_control_plane and n.name != node]
                 self._add_node(node, control_plane=control_plane)
                 if control_plane and self.spec.external_etcd:
                     self._require(bool(self.hosts[node].etcd_client_ca), "no certificate for etcd", node)

@@ -44,6 +44,8 @@ class MembershipCluster(SimulatedCluster):
 
     etcd: dict[str, bool] = field(default_factory=dict)
     """Member → whether it is healthy."""
+    peer_urls: dict[str, str] = field(default_factory=dict)
+    """Where a member is, if not at its host's address."""
     stored: str = ""
     drained: set[str] = field(default_factory=set)
     run: str = "20261120T101112Z-upgrade-1a2b"
@@ -87,7 +89,15 @@ class MembershipCluster(SimulatedCluster):
     def facts(self) -> Facts:
         found = super().facts()
         members = tuple(
-            EtcdMember(name, number + 1, "", healthy, is_leader=number == 0)
+            EtcdMember(
+                name,
+                _member_id(name),
+                "",
+                healthy,
+                version="3.5.15" if healthy else "",
+                is_leader=number == 0,
+                peer_urls=(self.peer_urls.get(name, f"https://10.9.0.{name[1:]}:2380"),),
+            )
             for number, (name, healthy) in enumerate(self.etcd.items())
         )
         if found.kube is None:
@@ -137,7 +147,11 @@ class MembershipCluster(SimulatedCluster):
                 self._require(self.nodes[node].version == text, f"is not at {text}", node)
             case WaitWorkloads():
                 pass
-            case ForgetEtcdMember(node=node):
+            case ForgetEtcdMember(node=node, stale=stale):
+                if stale:
+                    self._require(not self.hosts[node].has_etcd_data, "its host holds data of etcd", node)
+                    node = next(name for name in self.etcd if f"{_member_id(name):x}" == stale)
+                    self._require(not self.etcd[node], "a member that answers is not stale", node)
                 problem = quorum_problem(self.facts().etcd, node)
                 self._require(not problem, problem, node)
                 self.etcd.pop(node, None)
@@ -193,8 +207,10 @@ class MembershipCluster(SimulatedCluster):
         ]
         self._require(all(image.endswith(str(version)) for image in servers), "control planes are at another version")
         self._require(self.hosts[node].packages["kubelet"].startswith(version.bare), "kubelet is another", node)
-        super().perform(step)
         host = self.spec.host(node)
+        sick = [name for name, healthy in self.etcd.items() if not healthy]
+        self._require(not (host.is_control_plane and sick), f"kubeadm's check of etcd: {sick} do not answer", node)
+        super().perform(step)
         self._node(node, version=str(version))
         self._host(node, removal=None, ca_digest="ca-1", jobs={JOIN_JOB: JobState.SUCCEEDED})
         if host.is_control_plane:
@@ -220,6 +236,11 @@ class MembershipCluster(SimulatedCluster):
             prepared_digest=old.prepared_digest,
             removal=dataclasses.replace(mark, done=True),
         )
+
+
+def _member_id(name: str) -> int:
+    """Return an id that stays the same while other members come and go."""
+    return int.from_bytes(name.encode())
 
 
 def stage_digests(spec: ClusterSpec, hops: tuple[Version, ...]) -> Mapping[str, Mapping[str, str]]:

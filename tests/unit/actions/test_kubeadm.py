@@ -366,6 +366,17 @@ def test_a_control_plane_without_a_key_from_this_run_gets_a_fresh_upload() -> No
     made.kube.assert_clean()
 
 
+@pytest.mark.parametrize("ready", [False, True])
+def test_the_node_of_an_earlier_machine_is_no_control_plane_until_kubeadm_says_so(ready: bool) -> None:
+    made = join_stage(2, 0)
+    upload_certificates(made)
+    made.kube.add(node("n2", ready=ready, control_plane=True))
+    installed(made.hosts["n2"])
+    join(made, "n2", control_plane=True)
+    left = (made.kube.object("/api/v1/nodes/n2") or {})["metadata"]["labels"]
+    assert bool(left) is ready, "a Ready one is kubeadm's to refuse"
+
+
 def test_the_token_that_a_fresh_upload_leaves_without_an_owner_is_known_as_ours() -> None:
     """kubeadm makes one for each upload; those of runs that were killed were left in the cluster for two hours."""
     made = join_stage(2, 0)

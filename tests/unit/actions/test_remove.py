@@ -171,6 +171,38 @@ def test_a_member_that_never_started_is_found_by_its_address() -> None:
     assert etcd.removed == ["new"]
 
 
+def test_a_stale_member_goes_by_its_id_whatever_its_name_is() -> None:
+    found = stage(3)
+    etcd = Etcd(found, ["n1", "n2", "old"], sick=["old"])
+    forget(found, ForgetEtcdMember("n3", "10.9.0.3", stale="3"))
+    assert etcd.removed == ["old"]
+    assert remove.why_no_member(found.deps, ForgetEtcdMember("n3", stale="3")) is not None
+
+
+def test_a_stale_member_that_answers_again_stays() -> None:
+    found = stage(3)
+    etcd = Etcd(found, ["n1", "n2", "n3"])
+    with pytest.raises(EtcdError, match="its old member answers"):
+        forget(found, ForgetEtcdMember("n3", "10.9.0.3", stale="3"))
+    assert etcd.removed == []
+
+
+def test_one_stale_member_goes_beside_another() -> None:
+    found = stage(5)
+    etcd = Etcd(found, ["n1", "n2", "n3", "n4", "n5"], sick=["n2", "n5"])
+    forget(found, ForgetEtcdMember("n2", stale="2"))
+    forget(found, ForgetEtcdMember("n5", stale="5"))
+    assert etcd.removed == ["n2", "n5"]
+
+
+def test_a_stale_member_stays_where_etcd_has_no_quorum() -> None:
+    found = stage(3)
+    etcd = Etcd(found, ["n1", "n2", "n3"], sick=["n2", "n3"])
+    with pytest.raises(EtcdError, match="must not be taken out"):
+        forget(found, ForgetEtcdMember("n2", stale="2"))
+    assert etcd.removed == []
+
+
 def test_etcd_that_would_lose_its_quorum_keeps_the_member() -> None:
     found = stage(3)
     etcd = Etcd(found, ["n1", "n2", "n3"], sick=["n2"])

@@ -38,6 +38,7 @@ from kops_py.model.finding import Finding, Severity
 from kops_py.model.plan import Plan
 from kops_py.model.preflight import ProbeResults
 from kops_py.model.spec import ClusterSpec
+from kops_py.model.status import EtcdMember
 from tests.fakes.cluster import SimulatedCluster, arguments_for, make_spec
 from tests.fakes.kube import FakeKubeApi
 from tests.fakes.ssh import FakeFleet, FakeHost
@@ -56,6 +57,9 @@ class SimSession(Session):
         self.world.looks += 1
         self.world.before_look(self.world.looks)
         return self.world.cluster.facts()
+
+    def observe_etcd(self, facts: Facts) -> tuple[EtcdMember, ...]:
+        return facts.etcd
 
     def probe(self, facts: Facts) -> ProbeResults:
         return ProbeResults()

@@ -155,6 +155,37 @@ def test_a_reset_needs_the_right_name_and_leaves_nothing(world: World) -> None:
     assert not ((lease or {}).get("spec") or {}).get("holderIdentity"), "the lock in the cluster is held still"
 
 
+def test_a_reinstalled_control_plane_is_added_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Etcd is asked only while a control plane without anything of a cluster on it is to join."""
+    asked: list[bool] = []
+
+    def observe(opened: SimSession) -> Facts:
+        return dataclasses.replace(world.cluster.facts(), etcd=())
+
+    def observe_etcd(opened: SimSession, facts: Facts) -> tuple[EtcdMember, ...]:
+        asked.append(True)
+        return world.cluster.facts().etcd
+
+    monkeypatch.setattr(SimSession, "observe", observe)
+    monkeypatch.setattr(SimSession, "observe_etcd", observe_etcd)
+    assert not world.add("n2").plan.has_changes
+    assert asked == []
+    world.cluster.hosts["n2"] = HostFacts("n2", sudo=True)
+    world.cluster.nodes["n2"] = dataclasses.replace(world.cluster.nodes["n2"], ready=False, reason="silent")
+    world.cluster.etcd["n2"] = False
+    added = world.add("n2")
+    assert (added.exit_code, added.errors) == (ExitCode.DONE, ())
+    assert [s for s in world.cluster.applied if s.endswith("/n2") and "network" not in s] == [
+        "prepare/n2",
+        "etcd/n2",
+        "join/n2",
+    ]
+    assert world.cluster.etcd["n2"]
+    asked.clear()
+    assert not world.add("n2").plan.has_changes
+    assert asked == []
+
+
 def test_a_control_plane_whose_etcd_is_gone_is_not_taken_for_the_whole_of_etcd(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
