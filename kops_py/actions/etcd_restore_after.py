@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
 
 from kops_py.actions.deps import Deps
 from kops_py.actions.etcd_restore import Kubelets, everywhere, sh
-from kops_py.actions.kubeadm import api_server_problem, own_api_argv
+from kops_py.actions.kubeadm import CA_CERTIFICATE, api_server_problem, own_api_argv
 from kops_py.actions.waiting import remaining_s
 from kops_py.connect.base import Host, JsonObject, KubeApi
 from kops_py.engine.run import StepContext
@@ -24,6 +25,7 @@ from kops_py.model.etcd_restore import (
 )
 from kops_py.model.event import Note
 from kops_py.model.finding import few
+from kops_py.observe.cluster import certificates_of, cluster_authority
 from kops_py.tools import crictl
 from kops_py.tools import etcd_restore as tool
 
@@ -93,10 +95,13 @@ def finish_restore(deps: Deps, action: FinishRestore, ctx: StepContext) -> None:
     everywhere(deps, action.nodes, finish)
 
 
-def check_restored(deps: Deps, action: CheckRestored, ctx: StepContext) -> None:
-    """Tell what differs between the API, which is of the snapshot's time, and what is real; never fails for that."""
-    api = deps.kube.api()
-    for message in (*_nodes(deps, api, action.nodes), *_pods(deps, api, action.nodes), *_secrets(api)):
+def check_restored(deps: Deps, action: CheckRestored, ctx: StepContext, lost: Iterable[str] = ()) -> None:
+    """Tell what differs between the API, which is of the snapshot's time, and what is real; never fails for that.
+
+    ``lost``: what else is known to be gone, as sentences.
+    """
+    api, nodes = deps.kube.api(), action.nodes
+    for message in chain(_nodes(deps, api, nodes), _pods(deps, api, nodes), _secrets(api), _authority(deps, api), lost):
         ctx.emit(Note(message=message))
         ctx.journal("restored-differs", message=message)
 
@@ -149,6 +154,26 @@ def _secrets(api: KubeApi) -> Iterable[str]:
         return
     if names:
         yield f"bootstrap tokens of the snapshot's time are valid again (kubeadm token delete): {few(names, 5)}"
+
+
+def _authority(deps: Deps, api: KubeApi) -> Iterable[str]:
+    """Tell of control planes whose files hold another authority than the restored cluster gives to those who join."""
+    wanted, where = cluster_authority(api)
+
+    def read(host: Host) -> frozenset[bytes]:
+        argv = ("cat", CA_CERTIFICATE)
+        return certificates_of(host.run(argv, sudo=True, timeout_s=_ASK_S, cancel=deps.cancel).out)
+
+    names = [h.name for h in deps.spec.control_planes] if wanted else []
+    answers: Mapping[str, frozenset[bytes] | KopsError] = deps.fleet.map(names, read, cancel=deps.cancel)
+    for node, found in answers.items():
+        if isinstance(found, KopsError):
+            yield f"{node}: whether its authority is the cluster's could not be checked: {found}"
+        elif not found & wanted:
+            yield (
+                f"{node}: {CA_CERTIFICATE} is not the authority in {where}: was it renewed after the snapshot? "
+                "Nobody can join until both are the same (docs/etcd-restore.md)"
+            )
 
 
 def _load(output: str) -> JsonObject:

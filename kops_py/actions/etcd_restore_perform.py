@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kops_py.actions import etcd_member, etcd_restore, etcd_restore_after, health
 from kops_py.actions.deps import Deps
+from kops_py.actions.etcd_restore_lost import lost_objects
 from kops_py.engine.run import StepContext
 from kops_py.model import etcd_restore as model
 from kops_py.model.actions import WaitHealthy
@@ -59,7 +60,8 @@ class RestorePerformer:
             case model.RestartAddons() as action:
                 etcd_restore_after.restart_addons(deps, action, ctx)
             case model.CheckRestored() as action:
-                etcd_restore_after.check_restored(deps, action, ctx)
+                lost = lost_objects(deps, action, ctx, self._open_snapshot, self._folder)
+                etcd_restore_after.check_restored(deps, action, ctx, lost)
             case model.FinishRestore() as action:
                 etcd_restore_after.finish_restore(deps, action, ctx)
             case model.StopMember() as action:

@@ -287,9 +287,14 @@ class RestartAddons(Action):
 
 @dataclass(frozen=True, slots=True)
 class CheckRestored(Action):
-    """Compare what the API says with what is real, and tell the difference."""
+    """Compare what the API says with what is real, and tell the difference.
+
+    ``holders``: hosts on which ``restore`` may have kept old data that knows more than the snapshot.
+    """
 
     nodes: tuple[str, ...]
+    restore: str = ""
+    holders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -20,6 +22,7 @@ MANAGED_BY = {"app.kubernetes.io/managed-by": "kops-py"}
 """Label of what kops-py made in the cluster."""
 
 UPLOADED_CERTIFICATES = "kubeadm-certs"
+_PEM = re.compile("-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
 _NOT_READY_TAINT = "node.kubernetes.io/not-ready"
 _STATIC_PODS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 _NO_NETWORK = ("network plugin", "NetworkPluginNotReady", "cni")
@@ -131,6 +134,36 @@ def node_facts(node: JsonObject) -> NodeFacts:
         boot_id=str(info.get("bootID") or ""),
         created_at=str(metadata.get("creationTimestamp") or ""),
     )
+
+
+def cluster_authority(api: KubeApi) -> tuple[frozenset[bytes], str]:
+    """Return the certificates (DER) that the cluster gives to those who join it, and where they are.
+
+    Both are empty when it tells none. Raises KubeError.
+    """
+    import yaml
+
+    info = api.get_or_none("/api/v1/namespaces/kube-public/configmaps/cluster-info") or {}
+    try:
+        config = yaml.safe_load((info.get("data") or {}).get("kubeconfig") or "")
+        data = config["clusters"][0]["cluster"]["certificate-authority-data"]
+        found = certificates_of(base64.b64decode(data).decode())
+    except (yaml.YAMLError, KeyError, IndexError, TypeError, ValueError):
+        found = frozenset()
+    if found:
+        return found, "ConfigMap kube-public/cluster-info"
+    root = api.get_or_none(f"{_SYSTEM}/configmaps/kube-root-ca.crt") or {}
+    found = certificates_of(str((root.get("data") or {}).get("ca.crt") or ""))
+    return found, "ConfigMap kube-system/kube-root-ca.crt" if found else ""
+
+
+def certificates_of(pem: str) -> frozenset[bytes]:
+    """Return the certificates of a PEM text as DER; what is none is passed over."""
+    found = set()
+    for body in _PEM.findall(pem):
+        with suppress(ValueError):
+            found.add(base64.b64decode("".join(body.split()), validate=True))
+    return frozenset(found)
 
 
 def cluster_configuration(config_map: JsonObject | None) -> dict[str, Any] | None:

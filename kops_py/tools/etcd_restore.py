@@ -323,6 +323,23 @@ def finish_script(restore: str, data_dir: str) -> str:
     )
 
 
+def kept_size_script(restore: str) -> str:
+    """Return a script that prints how many bytes the database has that a restore kept here, nothing when it kept none.
+
+    It changes nothing, and so waits for nobody.
+    """
+    return f'file={_kept(restore)}\n[ ! -s "$file" ] || stat -c %s "$file"\n'
+
+
+def send_kept_script(restore: str) -> str:
+    """Return a script that prints that database to standard output."""
+    return f"exec cat -- {_kept(restore)}\n"
+
+
+def _kept(restore: str) -> str:
+    return f'"$(cat {work_dir(restore)}/kept 2>/dev/null)/member/snap/db"'
+
+
 _OBSERVE = """\
 set -u
 root={root}

@@ -177,6 +177,20 @@ def test_whole_plan_in_order() -> None:
     assert ids(plan)[:5] == ["stop", "fetch", "stage", "switch", "start"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "member", "holders"),
+    [(None, "", ("n1", "n2", "n3")), (None, "n2", ()), (RestoreKind.MEMBER, "", ())],
+)
+def test_old_data_is_compared_where_a_snapshot_took_its_place(
+    kind: RestoreKind | None, member: str, holders: tuple[str, ...]
+) -> None:
+    hosts = SimulatedHosts(make_spec(3, 1))
+    source = dataclasses.replace(SNAPSHOT, digest=member or SNAPSHOT.digest, member=member)
+    plan = etcd_restore(hosts.spec, hosts.facts(), decide(hosts, kind, None if kind else source))
+    (check,) = [s.action for s in plan.steps if isinstance(s.action, model.CheckRestored)]
+    assert check.holders == holders
+
+
 def test_a_version_that_lets_revisions_jump_restarts_no_add_ons() -> None:
     hosts = SimulatedHosts(make_spec(1, 1))
     arguments = dataclasses.replace(decide(hosts, None, SNAPSHOT), bump=10**9, namespaces=())
