@@ -6,7 +6,6 @@ that has no name, and so is gone whenever this program is.
 
 from __future__ import annotations
 
-import mmap
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from kops_py.model.etcd_restore import CheckRestored
 from kops_py.model.finding import few
 from kops_py.tools import etcd_restore as tool
 from kops_py.tools.bolt import NotADatabaseError, names_below, read_database
+from kops_py.tools.file_bytes import FileBytes
 
 MOST_BYTES = 512 * 1024**2
 """What is larger is not compared: copying and reading it would take minutes."""
@@ -96,18 +96,11 @@ def _compared(
 
 def _only_in(old: BinaryIO, snapshot: BinaryIO) -> frozenset[str] | None:
     """Return the names that only the old one has, None when it is no newer: then what it has was deleted since."""
-    with _mapped(old) as before, _mapped(snapshot) as restored:
-        if read_database(before).revision <= read_database(restored).revision:
-            return None
-        names = frozenset(names_below(before, [_ROOT])[_ROOT])
-        return names.difference(names_below(restored, [_ROOT])[_ROOT])
-
-
-def _mapped(file: BinaryIO) -> mmap.mmap:
-    try:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError as error:
-        raise NotADatabaseError("it is empty") from error
+    before, restored = FileBytes(old), FileBytes(snapshot)
+    if read_database(before).revision <= read_database(restored).revision:
+        return None
+    names = frozenset(names_below(before, [_ROOT])[_ROOT])
+    return names.difference(names_below(restored, [_ROOT])[_ROOT])
 
 
 def lost_sentences(names: Iterable[str], node: str) -> Iterator[str]:

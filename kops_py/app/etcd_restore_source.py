@@ -15,6 +15,7 @@ from kops_py.connect.base import Cancel
 from kops_py.model.errors import BackupError, ConfigError, KopsError
 from kops_py.model.etcd_restore import SnapshotFacts
 from kops_py.model.event import Note
+from kops_py.tools.file_bytes import FileBytes
 
 if TYPE_CHECKING:
     from kops_py.backup.catalogue import Catalogue
@@ -25,21 +26,6 @@ NEWEST = "newest"
 """Stands for the newest good backup."""
 
 
-class _FileBytes:
-    """A file as bytes that are read where they are asked for."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._descriptor = file.fileno()
-        self._size = os.fstat(self._descriptor).st_size
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __getitem__(self, part: slice, /) -> bytes:
-        start, stop, _ = part.indices(self._size)
-        return os.pread(self._descriptor, max(0, stop - start), start)
-
-
 def read_snapshot(path: Path) -> SnapshotFacts:
     """Look at a snapshot file; raises BackupError when it is damaged or no snapshot. Memory does not grow with it."""
     from kops_py.tools.bolt import NotADatabaseError, has_trailing_hash, read_database
@@ -47,7 +33,7 @@ def read_snapshot(path: Path) -> SnapshotFacts:
     hint = "choose another backup; this one restores nothing"
     try:
         with path.open("rb") as file:
-            data = _FileBytes(file)
+            data = FileBytes(file)
             if not has_trailing_hash(data):
                 raise BackupError(
                     "the snapshot is damaged or cut off",
@@ -75,7 +61,7 @@ def object_names(path: Path, kinds: Sequence[str]) -> dict[str, tuple[str, ...]]
 
     try:
         with path.open("rb") as file:
-            found = names_below(_FileBytes(file), [f"/registry/{kind}/" for kind in kinds])
+            found = names_below(FileBytes(file), [f"/registry/{kind}/" for kind in kinds])
     except NotADatabaseError as error:
         raise BackupError("the snapshot cannot be read", where=str(path), why=str(error)) from error
     return {kind: found[f"/registry/{kind}/"] for kind in kinds}
