@@ -1,4 +1,4 @@
-"""Takes a backup of etcd and proves it: the member's stream and the hosts' files into the stores, and back.
+"""Takes a backup of etcd: the member's stream and the hosts' files into the stores.
 
 The stores' side (compression, encryption, catalogue, retention) is ``backup/``; here it meets the hosts.
 """
@@ -9,27 +9,19 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any
 
-from kops_py.actions.etcd_proof import (
-    fetched_binaries,
-    local_binaries,
-    prove_here,
-    prove_on,
-)
 from kops_py.backup.bundle import AUTHORITY, ROOTS, Repacked, repack
 from kops_py.backup.catalogue import Catalogue
-from kops_py.backup.manifest import Maker, Manifest, PartKind, Proof, ProofKind, Restored, Sample, Source
+from kops_py.backup.manifest import Maker, Manifest, PartKind, Source
 from kops_py.backup.new import NewBackup
 from kops_py.backup.pipe import Pipe, pumped
-from kops_py.backup.proving import check_restored, check_stored, proof_of, prove_checksum, read_part
 from kops_py.connect.base import Cancel, Fleet, Host
-from kops_py.model.backup import BackupSpec, Verify
+from kops_py.model.backup import BackupSpec
 from kops_py.model.errors import (
     BackupError,
     CancelledError,
@@ -41,7 +33,7 @@ from kops_py.model.errors import (
     NoFilesError,
     RunDeadlineError,
 )
-from kops_py.model.etcd import EtcdAccess, EtcdFacts, KeySample, SnapshotContents
+from kops_py.model.etcd import EtcdAccess, EtcdFacts, KeySample
 from kops_py.model.status import EtcdMember
 from kops_py.observe.etcd import access_for, ask
 from kops_py.tools.etcd_bundle import API_SERVER_MANIFEST, NOTHING_STATUS, api_server_files, bundle_argv
@@ -103,7 +95,10 @@ def take(
     keep_plain: bool,
     timeout_s: float,
 ) -> Taken:
-    """Store a backup; ``keep_plain`` keeps the plain snapshot for a proof. Raises KopsError, with the entry failed."""
+    """Store a backup; ``keep_plain`` keeps the plain snapshot for a proof. Raises KopsError, with the entry failed.
+
+    ``member`` is as it was seen just before: its own revision then is the least that the snapshot must have.
+    """
     new = _new_backup(work, work.cancel)
     step = "begin"
     plain = _unnamed_file(work.scratch) if keep_plain else None
@@ -118,7 +113,7 @@ def take(
             raise EtcdError("no host reaches this member", where=member.name, hint="kops-py etcd status says why")
         host = work.fleet.host(access.host)
         live = _live_samples(host, access, work.cancel)
-        with _pumped(
+        with pumped_pipe(
             lambda write: _snapshot(host, access, write, timeout_s, work), work, f"snapshot of {member.name}"
         ) as pipe:
             new.add(PartKind.SNAPSHOT, _part_host(member.name), pipe, tee=plain.write if plain else None)
@@ -133,7 +128,7 @@ def take(
                 cluster_id=facts.cluster_id,
                 member=member.name,
                 member_id=f"{member.member_id:x}",
-                revision=facts.revision,
+                revision=member.revision,
                 etcd_version=member.version,
                 kubernetes_version=next((a.version for a in added if a is not None and a.version), ""),
             )
@@ -172,129 +167,10 @@ def _new_backup(work: Work, cancel: Cancel | None) -> NewBackup:
     )
 
 
-def prove_taken(work: Work, taken: Taken, verify: Verify, on: Host | None, hosts: Sequence[Host]) -> None:
-    """Prove a backup just taken in every store that has it; raises KopsError when it is not proven in all of them."""
-    own = [c for c in work.catalogues if c.store.name in taken.stores]
-    if verify is Verify.CHECKSUM:
-        for catalogue in own:
-            prove_checksum(catalogue, taken.manifest, me=work.me, clock=work.clock, cancel=work.cancel)
-        return
-    prove_restore(work, own, taken.manifest, on=on, hosts=hosts, plain=taken.plain, live=taken.live)
-
-
-def prove_restore(
-    work: Work,
-    catalogues: Sequence[Catalogue],
-    manifest: Manifest,
-    *,
-    on: Host | None,
-    hosts: Sequence[Host],
-    plain: IO[bytes] | None = None,
-    live: Sequence[KeySample] = (),
-) -> SnapshotContents:
-    """Restore a backup into a scratch etcd and record what came of it in every one of these stores.
-
-    ``on`` is the host to do it on (None: here), ``hosts`` are those whose programs may be fetched. Without ``plain``
-    what is restored is what the first store gives back. In every store all stored bytes are read and compared,
-    meanwhile. What proves it wrong is recorded as well. Raises DamagedError then, BackupError when it could not be
-    proven.
-    """
-    with _reading_back(work, catalogues, manifest) as read_back:
-        try:
-            contents = _restore(work, catalogues[0], manifest, on, hosts, plain)
-            restored = _restored(manifest, contents)
-            check_restored(manifest, restored)
-            _compare_samples(manifest, contents, live)
-        except DamagedError as error:
-            for catalogue in catalogues:
-                catalogue.add_proof(_refutation(work, manifest, error))
-            raise
-        _record_proofs(work, manifest, restored, read_back)
-    return contents
-
-
 @contextmanager
-def _reading_back(
-    work: Work, catalogues: Sequence[Catalogue], manifest: Manifest
-) -> Iterator[Sequence[tuple[Catalogue, Future[dict[str, str]]]]]:
-    """Read what the stores have in a thread, one store after the other; what has not begun at the end is left out."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="kops-py read back")
-    try:
-        yield [(c, pool.submit(check_stored, c, manifest, cancel=work.cancel)) for c in catalogues]
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _record_proofs(
-    work: Work, manifest: Manifest, restored: Restored, read_back: Sequence[tuple[Catalogue, Future[dict[str, str]]]]
-) -> None:
-    """Record in every store what was proven of it; raises the first error when it is not proven in all of them."""
-    failed: list[KopsError] = []
-    for catalogue, reading in read_back:
-        work.tell(f"reading back what {catalogue.store.name} stored")
-        try:
-            stored = reading.result()
-            catalogue.add_proof(
-                proof_of(manifest, ProofKind.RESTORE, stored, me=work.me, at=work.clock(), restored=restored)
-            )
-        except DamagedError as error:
-            catalogue.add_proof(_refutation(work, manifest, error))
-            failed.append(error)
-        except BackupError as error:
-            failed.append(error)
-    if failed:
-        raise failed[0]
-
-
-def _restore(
-    work: Work,
-    catalogue: Catalogue,
-    manifest: Manifest,
-    on: Host | None,
-    hosts: Sequence[Host],
-    plain: IO[bytes] | None,
-) -> SnapshotContents:
-    size, version = manifest.snapshot.plain_size_bytes, manifest.source.etcd_version
-    binaries = None
-    if on is None:
-        binaries = local_binaries(version)
-        if binaries is None:
-            work.tell(f"fetching the programs of etcd {version} from a member")
-            binaries = fetched_binaries(tuple(hosts), version, work.scratch / "etcd", cancel=work.cancel)
-
-    def prove(source: BinaryIO) -> SnapshotContents:
-        work.tell(f"restoring {size / 2**20:.1f} MiB into a scratch etcd {f'on {on.name}' if on else 'here'}")
-        if binaries is not None:
-            return prove_here(source, binaries, work.scratch / "proof", size_bytes=size, cancel=work.cancel)
-        assert on is not None  # noqa: S101 - one of the two
-        return prove_on(on, source, size_bytes=size, cancel=work.cancel)
-
-    if plain is not None:
-        plain.seek(0)
-        return prove(cast("BinaryIO", plain))
-
-    def read(write: Callable[[bytes], None]) -> None:
-        read_part(catalogue, manifest, manifest.snapshot, write, identities=work.identities, cancel=work.cancel)
-
-    # What was read is whole and right only once reading it has ended well: that error comes before the proof's.
-    with _pumped(read, work, f"snapshot in {catalogue.store.name}") as pipe:
-        return prove(cast("BinaryIO", _Reader(pipe)))
-
-
-class _Reader:
-    """A readable file over a pipe; what filling it raises is raised here."""
-
-    def __init__(self, pipe: Pipe) -> None:
-        self._pieces: Iterator[bytes] = iter(pipe)
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next piece, whatever ``size`` says; empty at the end."""
-        del size
-        return next(self._pieces, b"")
-
-
-@contextmanager
-def _pumped(produce: Callable[[Callable[[bytes | memoryview], None]], None], work: Work, what: str) -> Iterator[Pipe]:
+def pumped_pipe(
+    produce: Callable[[Callable[[bytes | memoryview], None]], None], work: Work, what: str
+) -> Iterator[Pipe]:
     """Give a pipe that ``produce`` fills in a thread; nobody waits for the other when one of them fails."""
     pipe = Pipe(what, timeout_s=work.spec.store_timeout_s, cancel=work.cancel)
     thread = pumped(produce, pipe)
@@ -357,7 +233,7 @@ def _add_bundle(work: Work, new: NewBackup, name: str, *, stacked_etcd: bool) ->
     version, files = _api_server(work.fleet.host(name), work.cancel)
     seen = Repacked(_part_host(name))
     try:
-        with _pumped(_bundle(work, name, files), work, f"files of {name}") as pipe:
+        with pumped_pipe(_bundle(work, name, files), work, f"files of {name}") as pipe:
             new.add(PartKind.BUNDLE, _part_host(name), repack(pipe, seen))
     except NoFilesError:
         work.note(f"{name} holds no files of a cluster and is left out of the backup")
@@ -417,39 +293,6 @@ def _live_samples(host: Host, access: EtcdAccess, cancel: Cancel) -> tuple[KeySa
         return parse_samples(first_json(ask(host, access, "get", NAMESPACE, cancel=cancel)))
     except (HostError, ValueError):
         return ()
-
-
-def _restored(manifest: Manifest, contents: SnapshotContents) -> Restored:
-    """Return the proof's record. The member it came from is in its own list; a snapshot holds no id of its cluster."""
-    ids, wanted = contents.member_ids, manifest.source.member_id
-    return Restored(
-        revision=contents.revision,
-        key_count=contents.live_keys,
-        cluster_id="",
-        member_id=wanted if wanted in ids else (ids[0] if ids else ""),
-        etcd_version=contents.etcd_version,
-        samples=tuple(
-            Sample(key=s.key, mod_revision=s.mod_revision, value_sha256=s.value_sha256) for s in contents.samples
-        ),
-    )
-
-
-def _compare_samples(manifest: Manifest, contents: SnapshotContents, live: Sequence[KeySample]) -> None:
-    """Raise DamagedError when a key the member had before is not in the snapshot as it was, or changed since."""
-    found = {s.key: s for s in contents.samples}
-    for sample in live:
-        other = found.get(sample.key)
-        if other is None or (other != sample and other.mod_revision <= sample.mod_revision):
-            raise DamagedError(
-                "the restored snapshot is not of this cluster",
-                where=manifest.id,
-                why=f"{sample.key} is not as the member had it",
-            )
-
-
-def _refutation(work: Work, manifest: Manifest, error: DamagedError) -> Proof:
-    refuted = f"{error.what}: {error.why}" if error.why else error.what
-    return proof_of(manifest, ProofKind.RESTORE, {}, me=work.me, at=work.clock(), refuted=refuted)
 
 
 def _part_host(name: str) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from kops_py.actions.etcd_backup import LOOKING, Taken, Work, prove_taken, record_failure, take
+from kops_py.actions.etcd_backup import LOOKING, Taken, Work, record_failure, take
+from kops_py.actions.etcd_proving import prove_taken
 from kops_py.backup.catalogue import Catalogue
 from kops_py.backup.retention import decide
 from kops_py.connect.base import Host
@@ -12,7 +13,7 @@ from kops_py.engine.run import StepContext
 from kops_py.model.actions import DeleteBackup, ProveBackup, PruneBackups, TakeBackup
 from kops_py.model.backup import Verify
 from kops_py.model.errors import BackupError, EtcdError, KopsError, StoreError
-from kops_py.model.etcd import EtcdFacts
+from kops_py.model.etcd import EtcdFacts, choose_source, newest_fit_revision, why_unfit
 from kops_py.model.event import Note
 from kops_py.model.status import EtcdMember
 
@@ -21,10 +22,15 @@ _LEFT_S = 24 * 3600.0
 
 
 class BackupPerformer:
-    """Takes one backup, proves it, and removes what the retention lets go; ``facts`` are etcd's of this moment."""
+    """Takes one backup, proves it, and removes what the retention lets go; ``facts`` are etcd's of this moment.
 
-    def __init__(self, work: Work, observe: Callable[[], EtcdFacts]) -> None:
+    ``prunes``: the retention is the last step. A store that failed ends the run after it then, not before: the others
+    would fill up for as long as that store is down.
+    """
+
+    def __init__(self, work: Work, observe: Callable[[], EtcdFacts], *, prunes: bool = False) -> None:
         self._work = work
+        self._prunes = prunes
         self._observe = observe
         self._taken: Taken | None = None
         self._facts = EtcdFacts()
@@ -32,8 +38,8 @@ class BackupPerformer:
     def check(self, ctx: StepContext) -> str | None:
         """Return why a step is true already: a backup never is; one that another run deleted is."""
         action = ctx.step.action
-        if isinstance(action, DeleteBackup) and self._why_kept(action) is not None:
-            return self._why_kept(action)
+        if isinstance(action, DeleteBackup):
+            return why_kept(self._work, _catalogue(self._work, action.store), action.id)
         return None
 
     def apply(self, ctx: StepContext) -> None:
@@ -46,7 +52,7 @@ class BackupPerformer:
             case ProveBackup() as action:
                 self._prove(action)
             case PruneBackups():
-                prune(self._work)
+                self._prune()
             case DeleteBackup() as action:
                 _catalogue(self._work, action.store).delete(action.id, action.why)
             case _:
@@ -57,15 +63,17 @@ class BackupPerformer:
         raise TypeError(f"no step of {len(contexts)} is done together")
 
     def verify(self, ctx: StepContext) -> None:
-        """Raise BackupError when a store lacks the backup: at the end, so that the others have it proven."""
+        """Raise BackupError when a store lacks the backup: at the end, so that the others have all of it done."""
         match ctx.step.action:
-            case ProveBackup() | TakeBackup(verify="none"):
+            case PruneBackups():
+                self.raise_for_stores()
+            case ProveBackup() | TakeBackup(verify="none") if not self._prunes:
                 self.raise_for_stores()
             case _:
                 return
 
     def raise_for_stores(self) -> None:
-        """Raise BackupError when a store failed while others took the backup."""
+        """Raise BackupError when a store failed, or has no good copy, while others took the backup."""
         failed = self._taken.failed if self._taken else {}
         if failed:
             raise BackupError(
@@ -83,8 +91,7 @@ class BackupPerformer:
     def _take(self, action: TakeBackup, ctx: StepContext) -> None:
         work = self._work
         try:
-            self._facts = self._observe()
-            member = _fit_member(self._facts, action.member)
+            member = self._source(action.member)
             left_s = ctx.remaining_s()
         except KopsError as error:
             record_failure(work, LOOKING, error)
@@ -94,35 +101,58 @@ class BackupPerformer:
         self._taken = take(work, self._facts, member, action.bundles, keep_plain=keep_plain, timeout_s=left_s)
         work.tell(f"backup {self._taken.manifest.id} is stored")
 
+    def _source(self, planned: str) -> EtcdMember:
+        """Return the member that gives the snapshot, as etcd is now: never one that lags behind. Raises EtcdError."""
+        self._facts = first = self._observe()
+        member = _planned(first, planned)
+        reached = newest_fit_revision(first)
+        if member.revision >= reached:
+            return member
+        # Revisions are read one after the other while others write: whoever has by now what the newest had then does
+        # not lag.
+        self._facts = second = self._observe()
+        _planned(second, planned)
+        chosen = choose_source(second, planned, reached)
+        if chosen is None:
+            raise EtcdError(
+                "the member the backup was to come from is behind, and no other is fit",
+                where=planned,
+                why=f"the newest revision was {reached} a moment ago, and there is no leader to take it from",
+                hint="kops-py etcd status shows them; run the same command again when etcd has a leader",
+            )
+        if chosen.name != planned:
+            self._work.tell(f"{planned} is behind the revision {reached}: the snapshot comes from {chosen.name}")
+        return chosen
+
     def _prove(self, action: ProveBackup) -> None:
         taken = self._taken
         if taken is None:
             raise BackupError("there is no backup to prove", hint="run the same command again")
         try:
             on, hosts = proof_hosts(self._work, self._facts, taken.manifest.source.member, action.verify_on)
-            prove_taken(self._work, taken, Verify(action.verify), on, hosts)
+            prove_taken(self._work, taken, Verify(action.verify), on, hosts, new_cluster=action.new_cluster)
         finally:
             taken.close()
         self._work.tell(f"backup {taken.manifest.id} is proven")
 
-    def _why_kept(self, action: DeleteBackup) -> str | None:
-        """Return why a backup that was to go stays after all, or is gone: another run may have been faster."""
-        work = self._work
-        entries = _catalogue(work, action.store).entries()
-        if all(e.id != action.id for e in entries):
-            return "it is gone"
-        decisions = decide(entries, work.spec.retention, work.clock())
-        return next((f"it is kept: {d.reason}" for d in decisions if d.entry.id == action.id and d.keep), None)
+    def _prune(self) -> None:
+        """Let the retention work in the stores that did not fail; raises what they did first, then its own errors."""
+        try:
+            prune(self._work, without=self._taken.failed if self._taken else ())
+        except StoreError:
+            self.raise_for_stores()
+            raise
 
 
-def _fit_member(facts: EtcdFacts, name: str) -> EtcdMember:
-    """Return the member the backup is to come from; raises EtcdError when it is not fit any more."""
+def _planned(facts: EtcdFacts, name: str) -> EtcdMember:
+    """Return the member of a plan; raises EtcdError when it is not fit any more."""
     member = next((m for m in facts.members if m.name == name), None)
-    if member is None or not member.healthy or member.alarms:
+    why = why_unfit(member) if member else "is gone"
+    if member is None or why:
         raise EtcdError(
             "the member the backup was to come from is not fit any more",
             where=name,
-            why=(member.problem or ", ".join(member.alarms)) if member else "it is gone",
+            why=f"it {why}",
             hint="run the same command again: it chooses another",
         )
     return member
@@ -144,18 +174,27 @@ def proof_hosts(work: Work, facts: EtcdFacts, member: str, verify_on: str) -> tu
     return hosts[0], hosts
 
 
-def prune(work: Work) -> tuple[str, ...]:
-    """Remove in every store what the retention lets go; returns the ids. Raises StoreError after trying all stores."""
+def why_kept(work: Work, catalogue: Catalogue, backup_id: str) -> str | None:
+    """Return why a backup that was to go stays after all, or is gone: another run may have been faster."""
+    entries = catalogue.entries()
+    if all(e.id != backup_id for e in entries):
+        return "it is gone"
+    decisions = decide(entries, work.spec.retention, work.clock())
+    return next((f"it is kept: {d.reason}" for d in decisions if d.entry.id == backup_id and d.keep), None)
+
+
+def prune(work: Work, *, without: Collection[str] = ()) -> tuple[str, ...]:
+    """Remove in every store what the retention lets go, but in those named; returns the ids.
+
+    Raises StoreError after trying all stores.
+    """
     gone: list[str] = []
     failed: list[StoreError] = []
     for catalogue in work.catalogues:
+        if catalogue.store.name in without:
+            continue
         try:
-            for decision in decide(catalogue.entries(), work.spec.retention, work.clock()):
-                work.cancel.check()
-                if not decision.keep:
-                    work.tell(f"{catalogue.store.name}: {decision.entry.id}: {decision.reason}")
-                    catalogue.delete(decision.entry.id, decision.reason)
-                    gone.append(decision.entry.id)
+            gone += _prune_store(work, catalogue)
             for path in catalogue.clean(older_than_s=_LEFT_S):
                 work.note(f"{catalogue.store.where}: removed {path}, which a killed upload left")
         except StoreError as error:
@@ -163,6 +202,30 @@ def prune(work: Work) -> tuple[str, ...]:
     if failed:
         raise failed[0]
     return tuple(dict.fromkeys(gone))
+
+
+def _prune_store(work: Work, catalogue: Catalogue) -> list[str]:
+    """Remove what the retention lets go in one store, with a look before each deletion; raises StoreError."""
+    gone: list[str] = []
+    for decision in decide(catalogue.entries(), work.spec.retention, work.clock()):
+        work.cancel.check()
+        if decision.keep:
+            continue
+        backup_id = decision.entry.id
+        kept = why_kept(work, catalogue, backup_id)
+        work.tell(f"{catalogue.store.name}: {backup_id}: {kept or decision.reason}")
+        if kept is not None:
+            continue
+        try:
+            catalogue.delete(backup_id, decision.reason)
+        except StoreError:
+            raise
+        except BackupError as error:  # somebody has set a keep mark since the look
+            work.tell(str(error))
+        else:
+            gone.append(backup_id)
+    catalogue.store.clean(work.cluster, older_than_s=_LEFT_S)
+    return gone
 
 
 def _catalogue(work: Work, store: str) -> Catalogue:

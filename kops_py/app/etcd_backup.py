@@ -41,6 +41,7 @@ class BackupSettings:
     verify_on: str = "here"
     prune: bool = False
     identity: Path | None = None
+    new_cluster: bool = False
 
 
 def backup_spec(spec: ClusterSpec) -> BackupSpec:
@@ -76,11 +77,20 @@ def _decide(opened: Session, given: BackupSettings) -> Decided:
     opened.emit(Note(message=looking_at(spec)))
     work = make_work(opened, given.identity, makes_one=True)
     can_read = bool(work.identities) or not work.recipients
-    arguments = BackupArguments(given.verify or backup.verify, given.verify_on, given.prune, can_read)
+    arguments = BackupArguments(
+        given.verify or backup.verify, given.verify_on, given.prune, can_read, given.new_cluster
+    )
     with on_record(opened, work):
         seen, at_s = observe(opened), time.monotonic()
         decision = plan_backup(spec, backup, seen, arguments)
-    performer = make_performer(opened, work, lambda: seen if time.monotonic() - at_s < _FRESH_S else observe(opened))
+    fresh = [seen]
+
+    def look() -> EtcdFacts:
+        """Give the plan's look once while it is fresh: who looks again wants to see what changed."""
+        first = fresh.pop() if fresh else None
+        return first if first is not None and time.monotonic() - at_s < _FRESH_S else observe(opened)
+
+    performer = make_performer(opened, work, look, prunes=given.prune)
 
     def replan() -> tuple[Plan, Facts]:
         return Plan("etcd-backup", spec.name, ()), Facts(hosts={})  # what comes next depends on nothing outside
@@ -156,10 +166,10 @@ def verify_backup(
 
     Raises BackupError, DamagedError after recording it.
     """
-    from kops_py.actions.etcd_backup import prove_restore
     from kops_py.actions.etcd_perform import proof_hosts
+    from kops_py.actions.etcd_proving import prove_checksums, prove_restore
     from kops_py.backup.catalogue import find
-    from kops_py.backup.proving import provable, prove_checksum
+    from kops_py.backup.proving import provable
 
     spec = load_spec(settings)
     begun = time.monotonic()
@@ -175,13 +185,13 @@ def verify_backup(
         own = [c for c in work.catalogues if c.store.name in stores]
         contents = None
         if checksum_only:
-            for catalogue in own:
-                prove_checksum(catalogue, manifest, me=work.me, clock=work.clock, cancel=work.cancel)
+            for error in prove_checksums(work, own, manifest).values():
+                raise error
         else:
             if manifest.snapshot.encrypted and not work.identities:
                 raise _no_identity()
             on, hosts = proof_hosts(work, _facts_or_none(opened), manifest.source.member, given.verify_on)
-            contents = prove_restore(work, own, manifest, on=on, hosts=hosts)
+            contents = prove_restore(work, own, manifest, on=on, hosts=hosts, new_cluster=given.new_cluster)
         return Verified(line_of(own[0].entry(chosen)), contents, time.monotonic() - begun)
 
 
@@ -285,11 +295,16 @@ def _signing_key(backup: BackupSpec) -> str | None:
     return key
 
 
-def make_performer(opened: Session, work: Work, look: Callable[[], EtcdFacts] | None = None) -> BackupPerformer:
-    """Return what carries out the steps of a backup; ``look`` is how it sees etcd just before."""
+def make_performer(
+    opened: Session, work: Work, look: Callable[[], EtcdFacts] | None = None, *, prunes: bool = False
+) -> BackupPerformer:
+    """Return what carries out the steps of a backup; ``look`` is how it sees etcd just before.
+
+    ``prunes`` says whether the retention is the last step.
+    """
     from kops_py.actions.etcd_perform import BackupPerformer
 
-    return BackupPerformer(work, look or (lambda: observe(opened)))
+    return BackupPerformer(work, look or (lambda: observe(opened)), prunes=prunes)
 
 
 def read_identities(backup: BackupSpec, given: Path | None) -> tuple[str, ...]:
@@ -323,6 +338,7 @@ def line_of(entry: Entry) -> BackupLine:
         kept=entry.keep is not None,
         proven_at=proof.at if proof else None,
         proven_by=str(proof.by) if proof else "",
+        cluster_uid=entry.cluster_uid,
     )
 
 

@@ -7,7 +7,7 @@ only when its manifest, every part in its full size, and a passed restore proof 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -87,6 +87,12 @@ class Entry:
         digest = self.manifest.digest if self.manifest else ""
         passed = [p for p in self.proofs if p.kind is kind and p.passed and p.manifest == digest]
         return max(passed, key=lambda p: p.at, default=None)
+
+    @property
+    def cluster_uid(self) -> str:
+        """Return which cluster of Kubernetes it was proven to be of; empty where no proof of it says so."""
+        proof = self.proof(ProofKind.RESTORE)
+        return proof.restored.cluster_uid if proof and proof.restored else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +196,15 @@ class Catalogue:
 
     def entries(self) -> tuple[Entry, ...]:
         """Return all backups, the newest first; raises StoreError."""
-        folders: dict[str, list[StoredObject]] = {}
-        for found in self.store.objects(self.cluster):
-            parts = found.path.split("/")
-            if len(parts) == 3 and is_id(parts[1]):
-                folders.setdefault(parts[1], []).append(found)
         with ThreadPoolExecutor(_READERS, thread_name_prefix="catalogue") as pool:
-            entries = pool.map(lambda item: self._entry(*item), folders.items())
+            entries = pool.map(lambda item: self._entry(*item), self._folders().items())
             return tuple(sorted(entries, key=lambda e: e.id, reverse=True))
+
+    def before(self, backup_id: str) -> Iterator[Entry]:
+        """Yield the backups begun before this one, the newest first, each read when it is asked for."""
+        for other, objects in sorted(self._folders().items(), reverse=True):
+            if other < backup_id:
+                yield self._entry(other, objects)
 
     def entry(self, backup_id: str) -> Entry:
         """Return one backup; raises BackupError when there is none of this id."""
@@ -309,6 +316,14 @@ class Catalogue:
         except (ObjectMissingError, DamagedError):
             return False
         return begun.id == backup_id and self._is_alive(begun) is False
+
+    def _folders(self) -> dict[str, list[StoredObject]]:
+        folders: dict[str, list[StoredObject]] = {}
+        for found in self.store.objects(self.cluster):
+            parts = found.path.split("/")
+            if len(parts) == 3 and is_id(parts[1]):
+                folders.setdefault(parts[1], []).append(found)
+        return folders
 
     def _names(self, backup_id: str) -> set[str]:
         return {o.path.rpartition("/")[2] for o in self.store.objects(self.folder(backup_id))}

@@ -20,6 +20,8 @@ from kops_py.model.errors import DamagedError
 FORMAT = 1
 """Version of all documents and of the archive; a reader refuses a higher one."""
 
+_LATER = frozenset({"cluster_uid"})
+"""Fields younger than the first documents of this format: left out while they say nothing, so that those stay whole."""
 _ID = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]{8}", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 T = TypeVar("T")
@@ -119,7 +121,15 @@ def _plain(document: Any) -> dict[str, Any]:
     body = msgspec.to_builtins(document, str_keys=True)
     if not isinstance(body, dict):
         raise TypeError(f"no document: {type(document).__name__}")
-    return {**body, "document": type(document).__name__}
+    return {**_without_empty_later(body), "document": type(document).__name__}
+
+
+def _without_empty_later(body: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_empty_later(value) if isinstance(value, dict) else value
+        for name, value in body.items()
+        if value or name not in _LATER
+    }
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -151,7 +151,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Restored:
-    """What a scratch etcd with the restored snapshot answered; ids are those stored in the snapshot."""
+    """What a scratch etcd with the restored snapshot answered; ids are those stored in the snapshot.
+
+    ``cluster_uid`` is the UID of the namespace kube-system, which tells clusters of Kubernetes apart; empty where it
+    could not be read, and in proofs from before it was recorded.
+    """
 
     revision: int
     key_count: int
@@ -159,6 +163,7 @@ class Restored:
     member_id: str
     etcd_version: str
     samples: tuple[Sample, ...]
+    cluster_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,6 +138,20 @@ def check_restored(manifest: Manifest, restored: Restored) -> None:
         raise DamagedError("the restored snapshot is not what the manifest says", where=manifest.id, why=wrong)
 
 
+def why_another_cluster(catalogue: Catalogue, manifest: Manifest, cluster_uid: str) -> str:
+    """Return why a backup is of another cluster than those in this store before it; empty when it is not.
+
+    It is compared with the newest good one before it that says which cluster it is of. One that was proven to be of
+    this cluster before was taken for good then, and is again. Raises StoreError.
+    """
+    if not cluster_uid or catalogue.entry(manifest.id).cluster_uid == cluster_uid:
+        return ""
+    known = next((e for e in catalogue.before(manifest.id) if e.is_good and e.cluster_uid), None)
+    if known is None or known.cluster_uid == cluster_uid:
+        return ""
+    return f"the UID of kube-system is {cluster_uid}, in the good backup {known.id} it is {known.cluster_uid}"
+
+
 def restorable(entry: Entry, *, cluster_id: str | None = None) -> Manifest:
     """Return the manifest of a backup that may be restored; raises BackupError for any that is not good.
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -23,6 +23,9 @@ from kops_py.cli.planned import run_planned
 from kops_py.cli.report_options import duration
 from kops_py.model.backup import Verify
 from kops_py.model.errors import ConfigError, ExitCode
+
+if TYPE_CHECKING:
+    from kops_py.app.etcd_backup import BackupSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,6 +45,11 @@ def _proof_options(command: F) -> F:
     )(command)
 
 
+_new_cluster = click.option(
+    "--new-cluster", is_flag=True, help="it is meant to be of another cluster than the good backups before it"
+)
+
+
 @click.command()
 @click.option(
     "--verify",
@@ -49,6 +57,7 @@ def _proof_options(command: F) -> F:
     help="how far the backup is proven  [default: backup.verify of cluster.yaml, else restore]",
 )
 @_proof_options
+@_new_cluster
 @click.option("--prune", is_flag=True, help="then delete what the retention lets go")
 @inventory_options
 @output_option
@@ -62,6 +71,7 @@ def backup(
     verify_on: str,
     prune: bool,
     identity: Path | None,
+    new_cluster: bool,
     **given: Any,
 ) -> int:
     """Back up etcd and what belongs to it, and prove it by a restore; needs no API server.
@@ -70,7 +80,7 @@ def backup(
     """
     from kops_py.app.etcd_backup import BackupSettings, run_backup
 
-    chosen = BackupSettings(Verify(verify) if verify else None, verify_on, prune, identity)
+    chosen = BackupSettings(Verify(verify) if verify else None, verify_on, prune, identity, new_cluster)
     run = partial(run_backup, given=chosen)
     return run_planned(run, settings_from(**given), output, verbose=verbose, done="is backed up: {steps} steps")
 
@@ -95,6 +105,7 @@ def list_(output: str, **given: Any) -> int:
 @click.argument("backup_id", metavar="ID")
 @click.option("--checksum", "checksum_only", is_flag=True, help="only read back and compare hashes; needs no key")
 @_proof_options
+@_new_cluster
 @inventory_options
 @output_option
 @host_options
@@ -106,10 +117,14 @@ def verify(
     checksum_only: bool,
     verify_on: str,
     identity: Path | None,
+    new_cluster: bool,
     **given: Any,
 ) -> int:
     """Prove a stored backup by a restore into a scratch etcd; works on another machine and without the cluster."""
-    return _verify(output, verbose, backup_id, checksum_only, verify_on, identity, given)
+    from kops_py.app.etcd_backup import BackupSettings
+
+    chosen = BackupSettings(None, verify_on, False, identity, new_cluster)
+    return _verify(output, verbose, backup_id, checksum_only, chosen, given)
 
 
 @click.command()
@@ -119,7 +134,9 @@ def verify(
 @host_options
 def drill(output: str, verbose: bool, *, verify_on: str, identity: Path | None, **given: Any) -> int:
     """Prove the newest good backup in full again, and say how long that took."""
-    return _verify(output, verbose, None, False, verify_on, identity, given)
+    from kops_py.app.etcd_backup import BackupSettings
+
+    return _verify(output, verbose, None, False, BackupSettings(None, verify_on, False, identity), given)
 
 
 @click.command()
@@ -204,14 +221,12 @@ def _verify(
     verbose: bool,
     backup_id: str | None,
     checksum_only: bool,
-    verify_on: str,
-    identity: Path | None,
+    chosen: BackupSettings,
     given: dict[str, Any],
 ) -> int:
-    from kops_py.app.etcd_backup import BackupSettings, verify_backup
+    from kops_py.app.etcd_backup import verify_backup
 
     settings = settings_from(**given)
-    chosen = BackupSettings(None, verify_on, False, identity)
     with event_output("table" if output == "table" else "json", verbose=verbose) as emit:
         done = verify_backup(settings, emit, backup_id, given=chosen, checksum_only=checksum_only)
     line, contents = done.line, done.contents

@@ -359,10 +359,14 @@ class TakeBackup(Action):
 
 @dataclass(frozen=True, slots=True)
 class ProveBackup(Action):
-    """Prove the backup just taken: by ``verify`` (checksum or restore), a restore on ``here`` or ``member``."""
+    """Prove the backup just taken: by ``verify`` (checksum or restore), a restore on ``here`` or ``member``.
+
+    ``new_cluster``: it is good also when it is of another cluster than the good ones before it.
+    """
 
     verify: str
     verify_on: str = "here"
+    new_cluster: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class BackupLine:
     kept: bool = False
     proven_at: datetime | None = None
     proven_by: str = ""
+    cluster_uid: str = ""
 
     @property
     def is_good(self) -> bool:

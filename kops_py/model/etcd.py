@@ -125,6 +125,31 @@ class EtcdFacts:
         }
 
 
+def why_unfit(member: EtcdMember) -> str:
+    """Return why no snapshot is taken from a member, however new its data; empty when it is fit."""
+    if member.alarms:
+        return f"has the alarm {', '.join(member.alarms)}"
+    if member.is_learner:
+        return "is a learner"
+    return "" if member.healthy else f"is not healthy ({member.problem or 'it does not answer'})"
+
+
+def newest_fit_revision(facts: EtcdFacts) -> int:
+    """Return the newest revision of the members that are fit to take a snapshot from."""
+    return max((m.revision for m in facts.members if not why_unfit(m)), default=0)
+
+
+def choose_source(second: EtcdFacts, planned: str, reached: int) -> EtcdMember | None:
+    """Return the member that gives the snapshot at a second look; ``reached`` is the newest revision at the first.
+
+    Who has that much by now lags behind nobody: the planned member, else a follower. The leader when none of them has.
+    """
+    fit = [m for m in second.members if not why_unfit(m)]
+    caught_up = [m for m in fit if m.revision >= reached]
+    order = sorted(caught_up, key=lambda m: (m.name != planned, m.is_leader, -m.revision, m.name))
+    return next(iter(order), None) or next((m for m in fit if m.is_leader), None)
+
+
 @dataclass(frozen=True, slots=True)
 class KeySample:
     """One key that was read: the revision that changed it last, and the SHA-256 of its value."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from kops_py.model.actions import DefragmentMember, DisarmAlarms
 from kops_py.model.errors import EtcdError
-from kops_py.model.etcd import EtcdFacts
+from kops_py.model.etcd import EtcdFacts, why_unfit
 from kops_py.model.finding import Finding, FindingKind, Severity
 from kops_py.model.plan import Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec
@@ -102,7 +102,8 @@ def choose_member(facts: EtcdFacts) -> EtcdMember:
     """Return the member a snapshot is taken from: a healthy voter without alarms that has the newest revision.
 
     A follower where there is one, so that the leader is left alone. Revisions were read one after the other while
-    others wrote: within a few of the newest counts as the newest. Raises EtcdError, saying of each why not.
+    others wrote: here one of the newest thousand does, and just before the snapshot it must have caught up with this
+    look (``choose_source``). Raises EtcdError, saying of each why not.
     """
     fit, unfit = [], []
     for member in facts.members:
@@ -176,12 +177,8 @@ def defrag(spec: ClusterSpec, facts: EtcdFacts, arguments: DefragArguments) -> D
 
 
 def _why_unfit(member: EtcdMember, facts: EtcdFacts) -> str:
-    if member.alarms:
-        return f"has the alarm {', '.join(member.alarms)}"
-    if member.is_learner:
-        return "is a learner"
-    if not member.healthy:
-        return f"is not healthy ({member.problem or 'it does not answer'})"
+    if why := why_unfit(member):
+        return why
     newest = max(m.revision for m in facts.members)
     return f"is {newest - member.revision} revisions behind" if newest - member.revision > _FAR_BEHIND else ""
 

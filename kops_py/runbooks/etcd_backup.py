@@ -68,6 +68,8 @@ class BackupArguments:
     prune: bool = False
     can_read: bool = False
     """Whether this machine has a private key, or nothing is encrypted."""
+    new_cluster: bool = False
+    """Whether a backup of another cluster than the good ones before it is meant."""
 
 
 def plan_backup(spec: ClusterSpec, backup: BackupSpec, facts: EtcdFacts, arguments: BackupArguments) -> Decision:
@@ -162,9 +164,10 @@ def _prove(arguments: BackupArguments, member: str, limit_s: float) -> Step:
             "since this machine has no key to read it"
         )
         details = (source, "the scratch etcd listens on private sockets only, and nothing of it stays")
-    return Step(
-        "backup/prove", "", title, ProveBackup(str(arguments.verify), arguments.verify_on), 2 * limit_s, details
-    )
+        if arguments.new_cluster:
+            details += ("good also when it is of another cluster than the good backups before it",)
+    action = ProveBackup(str(arguments.verify), arguments.verify_on, arguments.new_cluster)
+    return Step("backup/prove", "", title, action, 2 * limit_s, details)
 
 
 def _errors_as_warnings(facts: EtcdFacts) -> Iterator[Finding]:

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from kops_py.actions import etcd_backup
-from kops_py.actions.etcd_backup import Work, prove_restore, prove_taken, take
+from kops_py.actions.etcd_backup import Work, take
 from kops_py.actions.etcd_proof import local_binaries, prove_here
+from kops_py.actions.etcd_proving import prove_restore, prove_taken
 from kops_py.app.etcd_restore_source import read_snapshot
 from kops_py.backup.catalogue import Catalogue
 from kops_py.backup.directory import DirectoryStore
@@ -84,7 +85,7 @@ class Kept:
         own = [e for e in entries if e.id == self.manifest.id]
         try:
             manifest, _ = provable(self.manifest.id, own)
-            prove_restore(self.work, [self.catalogue], manifest, on=None, hosts=())
+            prove_restore(self.work, [self.catalogue], manifest, on=None, hosts=(), new_cluster=True)
         except KopsError as error:
             return who(error)
         return NONE_REFUSED if self.catalogue.entry(self.manifest.id).is_good else "its documents"
@@ -177,7 +178,7 @@ def maker(clusters: tuple[Members, Members], fleet: SshFleet, tmp_path: Path, mo
     def back_up(work: Work, members: Members) -> tuple[Manifest, Files, bytes]:
         facts = observe_etcd(work.fleet, members.targets(), alarms_and_quota=False)
         taken = take(work, facts, choose_member(facts), ("n1",), keep_plain=False, timeout_s=120)
-        prove_taken(work, taken, Verify.RESTORE, None, ())
+        prove_taken(work, taken, Verify.RESTORE, None, (), new_cluster=True)  # two clusters in one store
         catalogue, manifest, plain = work.catalogues[0], taken.manifest, bytearray()
         assert catalogue.entry(manifest.id).is_good
         read_part(catalogue, manifest, manifest.snapshot, plain.extend, identities=work.identities)

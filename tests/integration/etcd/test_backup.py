@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from kops_py.actions import etcd_backup
-from kops_py.actions.etcd_backup import Work, prove_restore, prove_taken, take
+from kops_py.actions.etcd_backup import Work, take
 from kops_py.actions.etcd_proof import REMOTE_FOLDER, fetched_binaries, running_binaries
+from kops_py.actions.etcd_proving import prove_restore, prove_taken
 from kops_py.backup.catalogue import Catalogue, State
 from kops_py.backup.directory import DirectoryStore
 from kops_py.backup.new import is_alive, me
@@ -170,9 +171,23 @@ def test_what_is_stored_is_read_back(make: Make, one: Members, tmp_path: Path) -
     data[len(data) // 2] ^= 1
     stored.chmod(0o600)
     stored.write_bytes(data)
-    with pytest.raises(DamagedError):
-        prove_taken(work, taken, Verify.RESTORE, None, ())
+    prove_taken(work, taken, Verify.RESTORE, None, ())
     assert _states(work) == [[State.GOOD], [State.DAMAGED]]
+    assert [type(e) for e in taken.failed.values()] == [DamagedError]
+
+
+def test_a_damaged_copy_in_the_first_store_leaves_the_others_good(make: Make, one: Members, tmp_path: Path) -> None:
+    work = make(stores=2)
+    taken = _take(work, one)
+    prove_taken(work, taken, Verify.RESTORE, None, ())
+    stored = next((tmp_path / "store1").rglob("snapshot.db*"))
+    data = bytearray(stored.read_bytes())
+    data[len(data) // 2] ^= 1
+    stored.chmod(0o600)
+    stored.write_bytes(data)
+    with pytest.raises(DamagedError):
+        prove_restore(work, work.catalogues, taken.manifest, on=None, hosts=())
+    assert _states(work) == [[State.DAMAGED], [State.GOOD]]
 
 
 def _files(folder: Path) -> set[str]:

@@ -1,6 +1,7 @@
 """Sealed documents: what was changed, left out or added is not believed."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -100,3 +101,11 @@ def test_ids() -> None:
     assert time_of_id(made) == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     for text in ("", "20261302T030405Z-01020304", "20260102T030405Z-0102030A", f"{made}0", "../x", f"{made}\n"):
         assert not is_id(text), text
+
+
+def test_a_proof_from_before_the_cluster_was_recorded_stays_word_by_word() -> None:
+    assert "cluster_uid" not in json.loads(seal(PROOF))["restored"]
+    newer = replace(PROOF, restored=replace(RESTORED, cluster_uid="3f9a2c1d-0d0a-4f7b-9c55-1c8a4b0f6f0e"))
+    assert json.loads(seal(newer))["restored"]["cluster_uid"].startswith("3f9a2c1d")
+    assert unseal(seal(newer), Proof, where="x") == newer
+    assert digest_of(newer) != digest_of(PROOF)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from kops_py.model.actions import ProveBackup
 from kops_py.model.backup import BackupSpec, DirectoryStoreSpec, EncryptionSpec, Verify
 from kops_py.model.errors import EtcdError
 from kops_py.model.etcd import EtcdFacts
+from kops_py.model.plan import Step
 from kops_py.model.status import EtcdMember
 from kops_py.runbooks.etcd import DefragArguments, choose_member, defrag, defrag_order, member_findings
 from kops_py.runbooks.etcd_backup import BackupArguments, back_up_first, bundle_hosts, plan_backup, plan_prune
@@ -165,3 +167,13 @@ def test_an_upgrade_begins_with_a_backup() -> None:
     assert plan.notes == ("local: id2 stays: the newest",)
     first = back_up_first(plan, 3600, 100)
     assert [s.id for s in first.steps] == ["backup/etcd", "prune/local/id1"]
+
+
+def test_a_new_cluster_that_is_meant_stands_in_the_plan() -> None:
+    def proof(*, new_cluster: bool) -> Step:
+        arguments = BackupArguments(Verify.RESTORE, new_cluster=new_cluster)
+        return plan_backup(SPEC, BACKUP, THREE, arguments).plan.steps[1]
+
+    assert proof(new_cluster=True).action == ProveBackup("restore", "here", new_cluster=True)
+    assert any("another cluster" in line for line in proof(new_cluster=True).details)
+    assert not any("another cluster" in line for line in proof(new_cluster=False).details)
