@@ -276,9 +276,10 @@ def _with_movable_pods(opened: Session, nodes: Sequence[str], rollout: Rollout) 
     from kops_py.model.drain import Fate, judge
     from kops_py.observe.pods import pods_on_node
 
-    api = opened.kube.api()
-    return frozenset(
-        name
-        for name in nodes
-        if any(judge(pod, rollout.drain).fate is not Fate.STAYS for pod in pods_on_node(api, name))
-    )
+    api, policy = opened.kube.api(), rollout.drain
+
+    def moves(name: str) -> bool:
+        pods = pods_on_node(api, name, pod_selector=policy.pod_selector)
+        return any(judge(pod, policy).fate is not Fate.STAYS for pod in pods)
+
+    return frozenset(filter(moves, nodes))

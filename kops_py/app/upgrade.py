@@ -39,6 +39,7 @@ class RolloutSettings:
     all_at_once: bool = False
     drain_timeout_s: float | None = None
     grace_period_s: int | None = None
+    pod_selector: str | None = None
     delete_empty_dir_data: bool = False
     force: bool = False
     disable_eviction: bool = False
@@ -231,6 +232,7 @@ def make_rollout(spec: ClusterSpec, given: RolloutSettings, facts: Facts | None 
         own.drain,
         timeout_s=own.drain.timeout_s if given.drain_timeout_s is None else given.drain_timeout_s,
         grace_period_s=own.drain.grace_period_s if given.grace_period_s is None else given.grace_period_s,
+        pod_selector=own.drain.pod_selector if given.pod_selector is None else given.pod_selector,
         delete_empty_dir_data=own.drain.delete_empty_dir_data or given.delete_empty_dir_data,
         force=own.drain.force or given.force,
         disable_eviction=given.disable_eviction,

@@ -16,6 +16,7 @@ from kops_py.cli.options import F, host_options, inventory_options, output_optio
 from kops_py.cli.planned import run_planned
 from kops_py.model.duration import parse_duration
 from kops_py.model.errors import ConfigError
+from kops_py.model.selectors import parse_selector
 from kops_py.model.version import Version, facts_of
 
 
@@ -59,6 +60,19 @@ def _duration(_context: click.Context, _option: click.Parameter, text: str | Non
         raise click.BadParameter(str(error)) from error
 
 
+def _selector(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    """Read a label selector; an empty one, as from a script's unset variable, would fit every pod."""
+    if text is None:
+        return None
+    if not text.strip():
+        raise click.BadParameter("it is empty; give it a value, or leave the option out")
+    try:
+        parse_selector(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return text.strip()
+
+
 def _words(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...]:
     """Split a command into words as a shell would."""
     try:
@@ -88,6 +102,12 @@ def _rollout_options(command: F, strategies: Sequence[str], meaning: str) -> F:
         click.option("--force", is_flag=True, help="also pods without a controller, which nothing starts again"),
         click.option(
             "--delete-emptydir-data", "delete_empty_dir_data", is_flag=True, help="also pods with emptyDir data"
+        ),
+        click.option(
+            "--pod-selector",
+            callback=_selector,
+            metavar="SELECTOR",
+            help="only pods whose labels fit, as in app!=db; all others stay on the node",
         ),
         click.option("--grace-period", type=click.IntRange(min=0), metavar="SECONDS", help="in place of the pods' own"),
         click.option("--drain-timeout", type=click.FloatRange(min=1), metavar="SECONDS", help="for one node"),
@@ -134,6 +154,7 @@ def rollout_settings(given: dict[str, Any]) -> RolloutSettings:
         all_at_once=given.pop("strategy") == "all-at-once",
         drain_timeout_s=given.pop("drain_timeout"),
         grace_period_s=given.pop("grace_period"),
+        pod_selector=given.pop("pod_selector"),
         delete_empty_dir_data=given.pop("delete_empty_dir_data"),
         force=given.pop("force"),
         disable_eviction=given.pop("disable_eviction"),

@@ -253,6 +253,7 @@ class _Converter:
 
     def _maintenance(self) -> MaintenanceSpec:
         given, drain = self._document.maintenance, self._document.maintenance.drain
+        self._parse(parse_selector, drain.pod_selector, ("maintenance", "drain", "podSelector"), hint="as in app!=db")
         for number, group in enumerate(drain.groups):
             place: Path_ = ("maintenance", "drain", "groups", number, "selector")
             self._parse(parse_selector, group.selector, place, hint="as in app=rook-ceph-osd or tier in (db,queue)")
@@ -271,6 +272,7 @@ class _Converter:
                 grace_period_s=drain.grace_period_seconds,
                 delete_empty_dir_data=drain.delete_empty_dir_data,
                 force=drain.force,
+                pod_selector=drain.pod_selector.strip(),
                 groups=tuple(DrainGroup(g.name, g.selector, tuple(g.namespaces)) for g in drain.groups),
                 volumes_timeout_s=float(drain.volumes_timeout_seconds),
             ),

@@ -26,6 +26,11 @@ class Drain(Model):
     grace_period_seconds: int | None = Field(
         None, ge=0, le=86400, description="In place of the pods' own grace period.", examples=[60]
     )
+    pod_selector: str = Field(
+        "",
+        description="Label selector of the pods that go; all others stay on the node. Not given: all go.",
+        examples=["app!=db"],
+    )
     delete_empty_dir_data: bool = Field(
         False, description="Evict pods whose emptyDir volumes are lost with them.", examples=[True]
     )

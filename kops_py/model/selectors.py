@@ -23,8 +23,11 @@ _TERM = re.compile(
             | (?<=\s)(?P<word>in|notin)\s*\((?P<values>[^()]*)\)
         )?
     )\s*(?P<end>,|$)""",
-    re.VERBOSE,
+    re.VERBOSE | re.ASCII,
 )
+_PREFIX = re.compile(r"(?=.{1,253}/)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*/")
+_VALUE = re.compile(rf"(?:{_NAME})?")
+_LONGEST = 63
 
 
 class Operator(StrEnum):
@@ -66,7 +69,7 @@ def parse_selector(text: str) -> tuple[Requirement, ...]:
                 f"label selector {text!r} is not understood at {text[position:].strip()!r}; "
                 "allowed: key=value, key!=value, key in (a,b), key notin (a,b), key, !key, joined by commas"
             )
-        found.append(_requirement(term))
+        found.append(_checked(_requirement(term), text))
         position, more = term.end(), term["end"] == ","
     return tuple(found)
 
@@ -97,6 +100,17 @@ def label_selector_matches(selector: Mapping[str, Any] | None, labels: Mapping[s
     if selector is None:
         return False
     return all(requirement.fits(labels) for requirement in parse_label_selector(selector))
+
+
+def _checked(requirement: Requirement, text: str) -> Requirement:
+    """Return the requirement if the API server takes its key and values too; raises ValueError."""
+    prefix, slash, name = requirement.key.rpartition("/")
+    if len(name) > _LONGEST or (slash and _PREFIX.fullmatch(prefix + slash) is None):
+        raise ValueError(f"label selector {text!r}: {requirement.key!r} is not a label's key")
+    for value in sorted(requirement.values):
+        if len(value) > _LONGEST or _VALUE.fullmatch(value) is None:
+            raise ValueError(f"label selector {text!r}: {value!r} is not a label's value")
+    return requirement
 
 
 def _requirement(term: re.Match[str]) -> Requirement:

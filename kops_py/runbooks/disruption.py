@@ -37,13 +37,20 @@ ONE_REPLICA = FindingKind(
     "Workloads to be moved have one pod and no budget: they are away from its eviction until the next one is ready.",
     "Scale them to two or more where that is noticed.",
 )
+LEFT = FindingKind(
+    "pod-left-by-selector",
+    (WARNING,),
+    "The pod selector leaves out pods that a drain would move: they stay, and a restart or the removal of their node "
+    "ends them without asking a budget.",
+    "Nothing when that is meant; else leave out --pod-selector (maintenance.drain.podSelector).",
+)
 UNAVAILABLE = FindingKind(
     "workload-unavailable",
     (WARNING,),
     "Workloads have fewer available pods than they want before anything is touched.",
     "Mend them first; the operation cannot tell its own damage from theirs.",
 )
-KINDS = (LOCAL_DATA, UNMANAGED, HOST_PATH, ONE_REPLICA, UNAVAILABLE, *budgets.KINDS, *room.KINDS)
+KINDS = (LOCAL_DATA, UNMANAGED, HOST_PATH, ONE_REPLICA, LEFT, UNAVAILABLE, *budgets.KINDS, *room.KINDS)
 
 
 def disruption_findings(
@@ -56,11 +63,8 @@ def disruption_findings(
     """
     drained = frozenset(nodes_to_drain)
     terms = parse_selector(policy.pod_selector)
-    verdicts = [
-        judge(pod, policy)
-        for pod in workloads.pods
-        if pod.node in drained and all(term.fits(pod.labels) for term in terms)
-    ]
+    on_nodes = [judge(pod, policy) for pod in workloads.pods if pod.node in drained]
+    verdicts = [v for v in on_nodes if all(term.fits(v.pod.labels) for term in terms)]
     moved = [v.pod for v in verdicts if v.fate is Fate.EVICT and not v.pod.deleting_since]
     return (
         *_refused(verdicts, policy),
@@ -68,6 +72,7 @@ def disruption_findings(
         *room.room_findings(workloads, moved, drained, max(1, max_unavailable)),
         *_single(workloads, moved),
         *_summary(HOST_PATH, [p for p in moved if p.host_path], lambda p: p.id),
+        *_left(on_nodes, verdicts),
         *_unavailable(workloads),
     )
 
@@ -95,6 +100,13 @@ def _single(workloads: WorkloadFacts, moved: Sequence[PodFacts]) -> Iterator[Fin
         if p.owner is not None and p.owner.kind != "Job" and counts[_workload(p)] == 1 and not index.of(p)
     ]
     yield from _summary(ONE_REPLICA, alone, lambda p: p.id)
+
+
+def _left(on_nodes: Sequence[Verdict], chosen: Sequence[Verdict]) -> Iterator[Finding]:
+    """Name the pods that only the pod selector keeps on their nodes."""
+    known = {v.pod.uid for v in chosen}
+    kept = [v.pod for v in on_nodes if v.fate in (Fate.EVICT, Fate.REFUSED) and v.pod.uid not in known]
+    yield from _summary(LEFT, [p for p in kept if not p.deleting_since], lambda p: p.id)
 
 
 def _workload(pod: PodFacts) -> tuple[str, str, str]:

@@ -299,6 +299,8 @@ def drain_details(policy: DrainPolicy) -> tuple[str, ...]:
     found = [f"evict, at most {policy.timeout_s:g} s"]
     if policy.disable_eviction:
         found.append("DELETES PODS WITHOUT ASKING DISRUPTION BUDGETS")
+    if policy.pod_selector:
+        found.append(f"only pods that fit {policy.pod_selector}; all others stay")
     if policy.delete_empty_dir_data:
         found.append("pods with emptyDir data as well: it is lost")
     if policy.force:

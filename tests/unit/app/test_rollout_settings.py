@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from kops_py.app.canaries import settle_canaries, with_passed
+from kops_py.app.nodes import _with_movable_pods
 from kops_py.app.session import Session
 from kops_py.app.upgrade import RolloutSettings, make_rollout
 from kops_py.cli.upgrade import rollout_options, rollout_settings
@@ -21,6 +22,8 @@ from kops_py.model.errors import ConfigError
 from kops_py.model.hooks import CanarySpec, Gate, GroupSpec, OperatorCommand
 from kops_py.model.plan import Plan
 from kops_py.runbooks.rollout import WorkerGroup
+from tests.fakes.kube import FakeKubeApi
+from tests.fakes.workloads import Cluster
 from tests.unit.runbooks.rollout_cases import GATE, HOPS, World, a_rollout, rollout_spec
 
 WATCH = f"canary@{HOPS[0]}"
@@ -55,6 +58,26 @@ def test_groups_and_what_puts_them_aside() -> None:
     assert make_rollout(spec, RolloutSettings(all_at_once=True), facts).groups == ()
 
 
+def test_the_pod_selector_of_cluster_yaml_and_the_command_line_over_it() -> None:
+    spec = rollout_spec(1, 1)
+    drain = dataclasses.replace(spec.maintenance.drain, pod_selector="app!=db")
+    spec = dataclasses.replace(spec, maintenance=dataclasses.replace(spec.maintenance, drain=drain))
+    assert make_rollout(spec, RolloutSettings()).drain.pod_selector == "app!=db"
+    assert make_rollout(spec, RolloutSettings(pod_selector="app=web")).drain.pod_selector == "app=web"
+
+
+def test_a_node_whose_pods_the_selector_leaves_out_is_not_drained() -> None:
+    """Else node drain would plan the same drain again and again."""
+    api = FakeKubeApi()
+    shop = Cluster.make(api, "shop")
+    shop.pod("db-0", labels={"app": "db"})
+    there = cast(Session, SimpleNamespace(kube=SimpleNamespace(api=lambda: api)))
+    plain = a_rollout()
+    chosen = dataclasses.replace(plain, drain=dataclasses.replace(plain.drain, pod_selector="app!=db"))
+    assert _with_movable_pods(there, [shop.node], plain) == {shop.node}
+    assert _with_movable_pods(there, [shop.node], chosen) == frozenset()
+
+
 def test_workers_that_an_earlier_run_has_begun_are_known() -> None:
     world = World(rollout_spec(1, 3), a_rollout(), hops=HOPS[:1])
     for step in world.upgrade_plan().steps:
@@ -69,6 +92,7 @@ def test_workers_that_an_earlier_run_has_begun_are_known() -> None:
 def _probe(**given: Any) -> None:
     shown = rollout_settings(given)
     click.echo(f"{shown.canary} {shown.canary_pause_s} {shown.canary_gate}")
+    click.echo(f"pods {shown.pod_selector!r}")
 
 
 @pytest.mark.parametrize(
@@ -81,6 +105,11 @@ def _probe(**given: Any) -> None:
         ("--canary-gate ''", "this is no command"),
         ('--canary-gate "a \'b"', "is no command: No closing quotation"),
         ("--canary -1", "--canary"),
+        ("", "pods None"),
+        ("--pod-selector ' app notin (db,queue),!keep '", "pods 'app notin (db,queue),!keep'"),
+        ("--pod-selector 'app in db'", "'app in db' is not understood at 'app in db'"),
+        ("--pod-selector 'app in (a b)'", "'a b' is not a label's value"),
+        ("--pod-selector ''", "it is empty"),
     ],
 )
 def test_options(arguments: str, said: str) -> None:

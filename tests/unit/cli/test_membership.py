@@ -29,6 +29,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("upgrade", "-i", "good", "--replace", "n2", "-y"), "add --strategy replace"),
         (("upgrade", "-i", "good", "--strategy", "replace", "--limit", "n2", "-y"), "exclude each other"),
         (("node", "drain", "-i", "good", "n2", "--strategy", "replace", "-y"), "'replace' is not one of"),
+        *(
+            ((*verb, "-i", "good", "--pod-selector", "app in db", "-y"), "'app in db' is not understood")
+            for verb in (
+                ("upgrade",),
+                ("patch",),
+                ("node", "drain", "n2"),
+                ("node", "reboot", "n2"),
+                ("node", "remove", "n2"),
+            )
+        ),
         (("reset", "-i", "good"), "--yes-really NAME"),
         (("reset", "-i", "good", "--yes"), "--yes-really NAME"),
         (("reset", "-i", "good", "--plan-digest", "0" * 64), "--yes-really NAME"),

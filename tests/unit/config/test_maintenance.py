@@ -30,6 +30,12 @@ def test_all_of_it_is_read(pair: Pair) -> None:
     )
 
 
+def test_the_pod_selector_of_drains(pair: Pair) -> None:
+    assert read_cluster(pair.cluster).maintenance.drain.pod_selector == ""
+    pair.change("maxUnavailable: 25%", "drain: {podSelector: ' app notin (db),!keep '}")
+    assert read_cluster(pair.cluster).maintenance.drain.pod_selector == "app notin (db),!keep"
+
+
 def test_a_group_of_the_inventory_brings_its_hosts(pair: Pair) -> None:
     assert [g.hosts for g in pair.load(listing()).maintenance.groups] == [frozenset(), frozenset({"worker-1"})]
 
@@ -65,6 +71,9 @@ def test_a_group_that_the_inventory_lacks_is_refused(pair: Pair) -> None:
         ("selector: disk=ssd", "selector: disk==", "", ""),
         ("selector: disk=ssd", "selector: 'disk in'", "selector is 'disk in'", "zone in (a,b)"),
         ("selector: disk=ssd", "maxUnavailable: 1", "neither selector nor inventoryGroup is given", "exactly one"),
+        ("maxUnavailable: 25%", "drain: {podSelector: 'app in db'}", "podSelector is 'app in db'", "app!=db"),
+        ("maxUnavailable: 25%", "drain: {podSelector: 'app=-'}", "podSelector is 'app=-'", "app!=db"),
+        ("maxUnavailable: 25%", "drain: {podSelector: [a]}", "podSelector", ""),
         ("name: rest", "name: storage", "there are two groups 'storage'", ""),
         ("maxUnavailable: 50%", "maxUnavailable: 0", "maxUnavailable", "25%"),
     ],

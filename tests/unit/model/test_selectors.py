@@ -78,6 +78,29 @@ def test_what_is_not_understood_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("app in (a b)", "'a b' is not a label's value"),
+        ("app notin (a,-b)", "'-b' is not a label's value"),
+        (f"app={'v' * 64}", "is not a label's value"),
+        (f"{'k' * 64}=v", "is not a label's key"),
+        ("Example.com/part-of", "'Example.com/part-of' is not a label's key"),
+        ("a..b/part-of", "'a..b/part-of' is not a label's key"),
+        (f"{'p' * 254}/x", "is not a label's key"),
+    ],
+)
+def test_what_the_api_server_would_refuse_is_refused_before_a_node_is_touched(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_selector(text)
+
+
+def test_the_longest_labels_are_understood() -> None:
+    value, key = "v" * 63, f"{'p' * 253}/{'k' * 63}"
+    assert matches(f"{key}={value}", {key: value})
+    assert matches("app in ()", {"app": ""})
+
+
+@pytest.mark.parametrize(
     ("selector", "fits"),
     [
         (None, False),

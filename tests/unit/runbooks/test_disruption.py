@@ -61,8 +61,25 @@ def test_what_stays_or_ends_is_not_told(changes: dict[str, Any]) -> None:
 
 def test_the_pod_selector() -> None:
     pods = pair(owner=None)
-    assert find(cluster(pods), policy=DrainPolicy(pod_selector="app!=web")) == []
+    assert ids(find(cluster(pods), policy=DrainPolicy(pod_selector="app!=web"))) == ["pod-left-by-selector"]
     assert ids(find(cluster(pods), policy=DrainPolicy(pod_selector="app=web"))) == ["pod-unmanaged"]
+
+
+def test_what_the_pod_selector_keeps_asks_no_budget_and_no_room() -> None:
+    """A budget that can never let go, and pods that fit nowhere, block no drain that does not touch them."""
+    never = a_budget(current_healthy=2, expected_pods=2, disruptions_allowed=0, min_available=2, desired_healthy=2)
+    large = pair(node_selector=MappingProxyType({"none": "such"}))
+    assert ids(find(cluster(large, [never]))) == ["budget-impossible", "pod-no-other-node"]
+    (found,) = find(cluster(large, [never]), policy=DrainPolicy(pod_selector="app!=web"))
+    assert (found.id, found.severity, found.node) == ("pod-left-by-selector", Severity.WARNING, "w1")
+    assert "1 pod on w1: shop/web-" in found.message
+
+
+def test_what_stays_or_ends_anyway_is_not_left_by_the_selector() -> None:
+    daemon = a_pod("w1", owner=Owner("DaemonSet", "agent", "apps/v1"))
+    ending = a_pod("w1", deleting_since="2026-01-02T03:04:05Z")
+    pods = [daemon, ending, a_pod("w1", phase=PodPhase.SUCCEEDED), a_pod("w2")]
+    assert find(cluster(pods), policy=DrainPolicy(pod_selector="app=db")) == []
 
 
 def test_host_path_single_and_unavailable() -> None:

@@ -36,6 +36,17 @@ def test_the_chain_of_a_worker_from_hook_to_gate() -> None:
     assert (hook.action.operation, hook.action.version) == ("upgrade", str(HOPS[0]))
 
 
+def test_a_drain_says_which_pods_it_leaves_and_the_approved_digest_knows() -> None:
+    plans = []
+    for selector in ("", "app!=db"):
+        rollout = a_rollout()
+        rollout = dataclasses.replace(rollout, drain=dataclasses.replace(rollout.drain, pod_selector=selector))
+        plans.append(World(rollout_spec(1, 1), rollout, hops=HOPS[:1]).upgrade_plan())
+    shown = [next(s for s in plan.steps if s.id.startswith("drain/n2")).details for plan in plans]
+    assert set(shown[1]) - set(shown[0]) == {"only pods that fit app!=db; all others stay"}
+    assert plans[0].digest != plans[1].digest
+
+
 def test_a_node_that_a_person_cordoned_stays_so_and_is_marked_for_its_hooks_only() -> None:
     world = World(rollout_spec(1, 1), a_rollout(), hops=HOPS[:1], persons=frozenset({"n2"}))
     steps = ids(world.upgrade_plan(), "n2")
