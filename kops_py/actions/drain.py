@@ -43,14 +43,26 @@ _PASSING = frozenset({0, 429, 500, 502, 503, 504})
 T = TypeVar("T")
 
 
-def drain(api_source: HasApi, node: str, policy: DrainPolicy, ctx: StepContext) -> DrainReport:
+def _untold(_report: DrainReport) -> None:
+    """Take the report of a drain that did not end well and keep it nowhere."""
+
+
+def drain(
+    api_source: HasApi,
+    node: str,
+    policy: DrainPolicy,
+    ctx: StepContext,
+    unfinished: Callable[[DrainReport], None] = _untold,
+) -> DrainReport:
     """Remove from a node all pods that do not belong to it, and return what was done; the cordon is the caller's.
+
+    ``unfinished`` is given what was done until then, before the error of a drain that had begun goes on.
 
     Ends within ``policy.timeout_s`` and the step's own deadline. Safe to repeat after any interruption. Raises
     KubeError: pods the policy refuses (before anything is evicted), pods the API server refuses for good, and at the
     deadline what is left and why; ConfigError for a selector that is not one; CancelledError.
     """
-    return _Drain(api_source, node, policy, ctx).run()
+    return _Drain(api_source, node, policy, ctx).run(unfinished)
 
 
 class _Drain:
@@ -70,7 +82,7 @@ class _Drain:
         self._kubelet_asked = self._started
         self._silent_since: float | None = None
 
-    def run(self) -> DrainReport:
+    def run(self, unfinished: Callable[[DrainReport], None]) -> DrainReport:
         _check_selectors(self._policy)
         roster = self._roster
         roster.observe(self._pods(self._source.api(), cached=False))
@@ -78,15 +90,24 @@ class _Drain:
             raise drain_errors.not_allowed(self._node, roster.refused.values(), self._policy, begun=False)
         if self._policy.disable_eviction:
             self._say("disruption budgets are not asked: pods are deleted, not evicted (disable_eviction)")
-        if roster.going:
-            pool = ThreadPoolExecutor(min(_PARALLEL, len(roster.going) + 1), "kops-drain")
-            try:
-                self._empty(pool)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-        volumes_s, unknown = self._wait_for_volumes()
+        try:
+            if roster.going:
+                pool = ThreadPoolExecutor(min(_PARALLEL, len(roster.going) + 1), "kops-drain")
+                try:
+                    self._empty(pool)
+                finally:
+                    pool.shutdown(wait=True, cancel_futures=True)
+            volumes_s, unknown = self._wait_for_volumes()
+        except BaseException:
+            # what was under way has ended by now; answers that nobody has looked at yet took pods, too
+            self._take({f for f in self._in_flight if f.done() and not f.cancelled() and f.exception() is None})
+            unfinished(self._report())
+            raise
+        return self._report(volumes_s, unknown)
+
+    def _report(self, volumes_s: float = 0.0, unknown: tuple[str, ...] = ()) -> DrainReport:
         return dataclasses.replace(
-            roster.report(),
+            self._roster.report(),
             duration_s=time.monotonic() - self._started,
             budgets_s=MappingProxyType(self._budgets_s),
             waited_for_budgets_s=self._held_s,

@@ -162,8 +162,13 @@ class Roster:
         return any(pod.claims for pod, _ in self._done.values())
 
     def report(self) -> DrainReport:
-        """Return what happened to the pods; times and volumes are the caller's."""
-        done = sorted(self._done.values(), key=lambda entry: entry[0].id)
+        """Return what happened to the pods; times and volumes are the caller's.
+
+        Of a drain that has not ended, a pod counts as removed once the API server took that: nothing calls it back.
+        """
+        left = sorted(self.going.values(), key=lambda t: t.pod.id)
+        ending = [(t.pod, how) for t in left if (how := self._how(t)) != "went"]
+        done = sorted([*self._done.values(), *ending], key=lambda entry: entry[0].id)
         removed = [pod for pod, how in done if how != "went" and not pod.finished]
         return DrainReport(
             node=self.node,
@@ -174,6 +179,7 @@ class Roster:
             bypassed_budgets=self.policy.disable_eviction and bool(removed),
             without_controller=tuple(pod.id for pod in removed if pod.owner is None),
             lost_empty_dirs=tuple(pod.id for pod in removed if pod.empty_dir),
+            left=tuple(t.pod.id for t in left),
         )
 
     def deletes(self, tracked: Tracked) -> bool:

@@ -9,6 +9,7 @@ from kops_py.actions.drain import drain
 from kops_py.actions.gates import wait_leaders, wait_proxy_rollout
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import CordonNode, DrainNode, FinishNode, MarkUnfinished, UncordonNode
+from kops_py.model.drain_report import DrainReport
 from kops_py.model.errors import KopsError
 from kops_py.model.event import Note
 from kops_py.tools.redact import redact
@@ -21,15 +22,18 @@ def cordon_node(deps: Deps, action: CordonNode, ctx: StepContext) -> None:
 
 
 def drain_node(deps: Deps, action: DrainNode, ctx: StepContext) -> None:
-    """Drain a node and say what it took; raises what ``drain`` raises."""
+    """Drain a node and say what it took, also when it does not end well; raises what ``drain`` raises."""
     note_dns(deps, action.node)
     wait_leaders(deps, action.node, ctx)
     wait_proxy_rollout(deps, action.node, ctx)
     ctx.journal("drain-begin", node=action.node)
-    report = drain(deps.kube, action.node, action.policy, ctx)
-    deps.moved[action.node] = (*report.evicted, *report.deleted, *report.went)
-    ctx.journal("drained", **report.to_json())
-    ctx.emit(Note(message=report.summary(), node=action.node))
+
+    def keep(report: DrainReport) -> None:
+        deps.moved[action.node] = (*report.evicted, *report.deleted, *report.went)
+        ctx.journal("drained", **report.to_json())
+        ctx.emit(Note(message=report.summary(), node=action.node))
+
+    keep(drain(deps.kube, action.node, action.policy, ctx, unfinished=keep))
 
 
 def uncordon_node(deps: Deps, action: UncordonNode, ctx: StepContext) -> None:

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from kops_py.model.finding import few
+
+_NAMED = 5
+
 
 def _no_map() -> Mapping[str, float]:
     return MappingProxyType({})
@@ -30,6 +34,8 @@ class DrainReport:
     """Pods that were removed though nothing starts them again (policy: force)."""
     lost_empty_dirs: tuple[str, ...] = ()
     """Pods whose emptyDir data was removed with them (policy: delete_empty_dir_data)."""
+    left: tuple[str, ...] = ()
+    """Pods that were still there when the drain ended with an error; some may be in ``evicted`` or ``deleted``, too."""
     duration_s: float = 0.0
     budgets_s: Mapping[str, float] = field(default_factory=_no_map)
     """For how long each disruption budget (``namespace/name``) held a pod."""
@@ -42,7 +48,7 @@ class DrainReport:
 
     @property
     def bypasses(self) -> tuple[str, ...]:
-        """Name the safeguards that the policy put aside and that mattered, one sentence each."""
+        """Name the safeguards that the policy put aside and that mattered, and for which pods, one sentence each."""
         found = []
         if self.bypassed_budgets:
             found.append(f"disruption budgets were not asked: {_pods(self.deleted, 'deleted, not evicted')}")
@@ -55,6 +61,7 @@ class DrainReport:
     def summary(self) -> str:
         """Say it in one line."""
         parts = [f"pods: {len(self.evicted)} evicted, {len(self.deleted)} deleted, {len(self.stayed)} stayed"]
+        parts += [f"{len(self.left)} still there at its end"] if self.left else []
         parts += [
             f"waited {seconds:.0f} s for {what}"
             for seconds, what in (
@@ -77,6 +84,7 @@ class DrainReport:
             "bypassed_budgets": self.bypassed_budgets,
             "without_controller": list(self.without_controller),
             "lost_empty_dirs": list(self.lost_empty_dirs),
+            "left": list(self.left),
             "duration_s": round(self.duration_s, 3),
             "budgets_s": {name: round(seconds, 3) for name, seconds in self.budgets_s.items()},
             "waited_for_budgets_s": round(self.waited_for_budgets_s, 3),
@@ -87,4 +95,5 @@ class DrainReport:
 
 
 def _pods(names: tuple[str, ...], what: str) -> str:
-    return f"1 pod was {what}" if len(names) == 1 else f"{len(names)} pods were {what}"
+    count = "1 pod was" if len(names) == 1 else f"{len(names)} pods were"
+    return f"{count} {what} ({few(names, _NAMED)})"

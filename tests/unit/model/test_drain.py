@@ -70,8 +70,8 @@ def test_the_report_reads_and_is_json() -> None:
     )
     assert report.summary() == (
         "pods: 1 evicted, 2 deleted, 1 stayed; waited 2 s for budgets; "
-        "disruption budgets were not asked: 2 pods were deleted, not evicted; "
-        "1 pod was removed without a controller that starts it again"
+        "disruption budgets were not asked: 2 pods were deleted, not evicted (a/c, a/d); "
+        "1 pod was removed without a controller that starts it again (a/c)"
     )
     shown = json.loads(json.dumps(report.to_json()))
     assert shown["budgets_s"] == {"a/web": 2.0}
