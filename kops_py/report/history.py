@@ -127,6 +127,18 @@ class NodeHistory:
         return next((r for r in order if r in results), StepResult.ALREADY_TRUE)
 
 
+@dataclass(frozen=True, slots=True)
+class NoteHistory:
+    """Something a person should read, as it was told; ``node`` is "" for the run as a whole."""
+
+    message: str
+    node: str = ""
+    at_s: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.message}" if self.node else self.message
+
+
 def _no_texts() -> Mapping[str, str]:
     return MappingProxyType({})
 
@@ -152,7 +164,7 @@ class RunHistory:
     arguments: Mapping[str, str] = field(default_factory=_no_texts)
     """What was asked for, as the plan says it."""
     plan_notes: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    notes: tuple[NoteHistory, ...] = ()
     findings: tuple[Finding, ...] = ()
     failures: tuple[Failure, ...] = ()
     """All failures, those of steps first, each once."""
@@ -258,7 +270,7 @@ class RunHistory:
             "steps": [_step_json(step) for step in self.steps],
             "failures": [dataclasses.asdict(f) for f in self.failures],
             "findings": [f.to_json() for f in self.findings],
-            "notes": list(self.notes),
+            "notes": [str(note) for note in self.notes],
             "arguments": dict(self.arguments),
             "plan_notes": list(self.plan_notes),
             "versions_before": dict(self.versions_before),

@@ -18,7 +18,7 @@ from typing import Any
 from kops_py.model.drain_report import DrainReport
 from kops_py.model.event import SeenWhen, StepResult
 from kops_py.model.finding import Finding, Severity
-from kops_py.report.history import Activity, Failure, RunHistory, StepHistory, WaveHistory
+from kops_py.report.history import Activity, Failure, NoteHistory, RunHistory, StepHistory, WaveHistory
 from kops_py.report.plain import clean, clean_line
 
 _NOT_IN_XML = str.maketrans({"\ufffe": "", "\uffff": ""})
@@ -153,7 +153,7 @@ class _Reader:
                 self._end(body, at_s)
             case "note":
                 node, message = _line(body, "node"), _line(body, "message")
-                note = f"{node}: {message}" if node else message
+                note = NoteHistory(message, node, at_s)
                 self._run = dataclasses.replace(self._run, notes=(*self._run.notes, note))
             case "run-finished":
                 self._finish(body, at_s)
@@ -235,7 +235,7 @@ def _failure(error: Mapping[str, Any]) -> Failure:
 
 
 def _drained(body: Mapping[str, Any]) -> DrainReport:
-    names = ("evicted", "deleted", "went", "without_controller", "lost_empty_dirs", "volumes_left")
+    names = ("evicted", "deleted", "went", "without_controller", "lost_empty_dirs", "left", "volumes_left")
     times = ("duration_s", "waited_for_budgets_s", "waited_for_termination_s", "waited_for_volumes_s")
     pods: dict[str, Any] = {name: _lines(body, name) for name in names}
     seconds: dict[str, Any] = {name: _number(body, name) or 0.0 for name in times}

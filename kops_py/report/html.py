@@ -99,6 +99,7 @@ def html(run: RunHistory) -> str:
         fold=len(well) > _FEW_NODES,
         ticks=_ticks(run),
         order=plan_order,
+        time=time_text,
         cluster=CLUSTER,
         versions=[n for n in run.nodes if n.version_before or n.version_after],
     )  # fmt: skip

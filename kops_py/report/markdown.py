@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from kops_py.model.event import StepResult
 from kops_py.model.finding import Finding, Severity
-from kops_py.report.history import Failure, NodeHistory, RunHistory, WaveHistory
+from kops_py.report.history import Failure, NodeHistory, NoteHistory, RunHistory, WaveHistory
 from kops_py.report.words import (
     CLUSTER,
     duration_text,
@@ -26,7 +26,7 @@ from kops_py.report.words import (
 _MOST_CHARS = 60_000
 _CELL_CHARS = 300
 _FAILURE_CHARS = 2_000
-_MOST_FAILURES, _MOST_FINDINGS, _MOST_NODES = 8, 40, 120
+_MOST_FAILURES, _MOST_FINDINGS, _MOST_NODES, _MOST_NOTES = 8, 40, 120, 60
 _SPECIAL = re.compile(r"[\\`*_\[\]#|~$!]")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"}
 _SEVERITIES = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
@@ -59,6 +59,9 @@ def markdown(run: RunHistory) -> str:
         page.add("### Nodes", "")
         head = ("Node", "Result", "Steps", "Took", "Of it waiting", "Version")
         page.rows(head, list(map(_node, nodes)), "nodes", _MOST_NODES)
+    if run.notes:
+        page.add("### Notes", "")
+        page.rows(("When", "Where", "Note"), list(map(_note, run.notes)), "notes", _MOST_NOTES)
     if run.steps:
         page.add("### Plan" if run.planned_only else "<details><summary>Plan</summary>", "")
         page.blocks([block for wave in run.waves for block in _wave(wave)], "lines of the plan", len(run.steps) * 2)
@@ -171,6 +174,10 @@ def _finding(finding: Finding) -> tuple[str, ...]:
     severity = "ignored" if finding.ignored else str(finding.severity)
     where = code(finding.node or CLUSTER)
     return severity, where, f"{escaped(finding.message)} ({code(finding.id)})", escaped(finding.hint)
+
+
+def _note(note: NoteHistory) -> tuple[str, ...]:
+    return time_text(note.at_s), code(note.node or CLUSTER), escaped(note.message)
 
 
 def _node(node: NodeHistory) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ def run_text(run: RunHistory) -> str:
         f"  began {time_text(run.began_s)} by {run.by or '?'}, {_took(run)}",
         f"  steps {steps_text(run)}; plan {run.digest or '?'}",
         *([f"  asked for {run.asked}"] if run.asked else []),
-        *(f"  {note}" for note in (*run.plan_notes, *run.notes)),
+        *(f"  {note}" for note in (*run.plan_notes, *map(str, run.notes))),
     ]
     for node in run.nodes:
         lines += ["", *_node(node)]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from kops_py.engine.journal import read_journal
 from kops_py.model.drain_report import DrainReport
-from kops_py.model.event import StepProgress, StepResult
-from kops_py.report.history import Failure, RunHistory
+from kops_py.model.event import Note, StepProgress, StepResult
+from kops_py.report.history import Failure, NoteHistory, RunHistory
 from kops_py.report.history_read import history_of
 from kops_py.report.html import html
 from kops_py.report.junit import junit
@@ -41,7 +41,7 @@ def test_a_run_that_went_well() -> None:
         ("working", False, 2.0),
         ("its kubelet is late", True, 3.0),
     ]
-    assert run.notes == ("looking at 3 hosts",)
+    assert run.notes == (NoteHistory("looking at 3 hosts", at_s=START_S),)
     assert run.plan_notes == ("members already: n0",)
     assert not run.planned_only
     assert not run.blocking
@@ -182,6 +182,37 @@ def test_what_was_asked_for_is_in_every_report(render: Callable[[RunHistory], st
     """An upgrade that bypassed disruption budgets says so."""
     assert "to v1.37.0" in render(good_run().history())
     assert "disable-eviction true" in render(good_run().history())
+
+
+def test_a_drain_that_failed_names_what_it_had_deleted_by_then() -> None:
+    """The record comes before the end of the step, and stands without one: a run that was killed right after it."""
+    recorded = failed_run()
+    report = DrainReport("n3", deleted=("web/a",), left=("web/a", "web/b"), bypassed_budgets=True)
+    ends = next(n for n, line in enumerate(recorded.journal) if '"step-end"' in line and '"s1/n3"' in line)
+    record = json.dumps({"at_s": START_S + 9, "kind": "drained", "step": "s1/n3", **report.to_json()})
+    recorded.journal.insert(ends, record)
+    killed = dataclasses.replace(recorded, journal=recorded.journal[: ends + 1], events=[])
+    for run, result in ((recorded.history(), StepResult.FAILED), (killed.history(), StepResult.INTERRUPTED)):
+        step = next(s for s in run.steps if s.id == "s1/n3")
+        assert (step.result, step.drained) == (result, report)
+        told = "disruption budgets were not asked: 1 pod was deleted, not evicted (web/a)"
+        assert run.bypasses == (("n3", told),)
+        for render in (junit, markdown, html, run_text):
+            assert told in render(run)
+        assert "2 still there at its end" in html(run)
+
+
+def test_notes_have_their_node_and_their_time() -> None:
+    recorded = good_run()
+    recorded.emit(Note(message="restarted, kernel 6.1.0 → 6.1.1", node="n2"))
+    run = recorded.history()
+    assert run.notes[-1] == NoteHistory("restarted, kernel 6.1.0 → 6.1.1", "n2", START_S + 30)
+    assert run.to_json_in_full()["notes"] == ["looking at 3 hosts", "n2: restarted, kernel 6.1.0 → 6.1.1"]
+    assert "  n2: restarted, kernel 6.1.0 → 6.1.1" in run_text(run)
+    assert "note: n2: restarted, kernel 6.1.0 → 6.1.1" in junit(run)
+    untimed = history_of("r", events=['{"event": "note", "message": "m"}'])
+    assert untimed.notes == (NoteHistory("m"),)
+    assert "<td>m</td>" in html(untimed)
 
 
 def test_a_drain_is_told_and_what_it_bypassed_stands_out() -> None:

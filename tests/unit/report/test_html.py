@@ -6,6 +6,7 @@ import re
 import time
 from html.parser import HTMLParser
 
+from kops_py.model.event import Note
 from kops_py.report.history import RunHistory
 from kops_py.report.history_read import history_of
 from kops_py.report.html import html
@@ -148,6 +149,27 @@ def test_findings_and_a_plan_that_was_never_begun() -> None:
     assert bars(found, "done") == []
     plan = [e for e in blocked_run().events if '"plan-made"' in e]
     assert "plan only" in page(history_of("plan", events=plan)).said("p")
+
+
+def test_notes_stand_with_their_node_and_time_and_are_no_markup() -> None:
+    recorded = good_run()
+    recorded.emit(Note(message="restarted, kernel 6.1 → 6.2 <b>x</b>", node="n2"))
+    found = page(recorded.history())
+    cells = [text for tag, text in found.texts if tag == "td"]
+    at = cells.index("restarted, kernel 6.1 → 6.2 <b>x</b>")
+    assert cells[at - 2 : at] == ["2026-09-21 14:13:50 UTC", "n2"]
+    assert cells[cells.index("looking at 3 hosts") - 1] == "cluster"
+    notes = [a for a in blocked_run().events if '"note"' not in a]
+    assert "Notes" not in page(history_of("r", events=notes)).said("h2")
+
+
+def test_many_notes_are_folded() -> None:
+    for count, is_open in ((39, True), (40, False)):
+        recorded = good_run()
+        for number in range(count):
+            recorded.emit(Note(message=f"note {number}"))
+        text = html(recorded.history())
+        assert f"<details{' open' if is_open else ''}><summary>{count + 1} notes" in text
 
 
 def test_it_needs_nothing_but_itself() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from kops_py.model.event import Note
 from kops_py.report.history_read import history_of
 from kops_py.report.markdown import code, escaped, fenced, markdown
 from tests.fakes.runs import COMMAND, blocked_run, failed_run, good_run, make_plan
@@ -56,6 +57,22 @@ def test_findings_come_with_what_helps() -> None:
     findings = table(markdown(blocked_run().history()), "Severity")
     assert findings["error"] == ["error", "`n1`", "swap is on (`swap-on`)", "swapoff -a"]
     assert list(findings) == ["error", "warning", "info", "ignored"]
+
+
+def test_notes_stand_with_their_node_and_time_and_are_no_markup() -> None:
+    recorded = good_run()
+    recorded.emit(Note(message="restarted, kernel 6.1 → 6.2 <b>|x", node="n2"))
+    text = markdown(recorded.history())
+    [notes] = [t for t in tables(text) if t[0] == ["When", "Where", "Note"]]
+    assert notes[2:] == [
+        ["2026-09-21 14:13:20 UTC", "`cluster`", "looking at 3 hosts"],
+        ["2026-09-21 14:13:50 UTC", "`n2`", "restarted, kernel 6.1 → 6.2 &lt;b&gt;\\|x"],
+    ]
+    for number in range(100):
+        recorded.emit(Note(message=f"note {number}"))
+    text = markdown(recorded.history())
+    assert "… and 42 more notes: the HTML report has all of them." in text
+    assert "### Notes" not in markdown(history_of("r", events=[e for e in recorded.events if '"note"' not in e]))
 
 
 def test_a_plan_says_how_to_run_exactly_it() -> None:
