@@ -80,6 +80,19 @@ def calls(path: Path) -> list[str]:
     return re.findall(r"(?<![\w\"$-])kops-py (?:\$KOPS_COMMAND|[a-z]+) [^\n;|]*", text)
 
 
+def choices(path: Path) -> list[str]:
+    """Return the commands a person can choose."""
+    body = read(path)
+    if path == GITHUB:
+        found = body[True]["workflow_dispatch"]["inputs"]["command"]  # "on" is a truth value in YAML 1.1
+        assert found["default"] in found["options"]
+    else:
+        found = body["variables"]["KOPS_COMMAND"]
+        assert found["value"] == "bootstrap"
+        assert found["value"] in found["options"]
+    return [str(option) for option in found["options"]]
+
+
 @FILES
 def test_the_options_are_those_of_the_program(path: Path) -> None:
     context = click.Context(root)
@@ -87,12 +100,49 @@ def test_the_options_are_those_of_the_program(path: Path) -> None:
     assert isinstance(group, click.Group)
     found = calls(path)
     assert len(found) == 4
-    for call in found:
-        words = call.split()
-        command = group.get_command(context, "bootstrap" if words[1] == "$KOPS_COMMAND" else words[1])
-        assert command is not None, call
-        known = {name for option in command.params for name in option.opts}
-        assert {w for w in words[2:] if w.startswith("-")} <= known, call
+    for choice in choices(path):
+        for call in found:
+            words = call.replace("$KOPS_COMMAND", choice).split()
+            command = group.get_command(context, words[1])
+            assert command is not None, call
+            known = {name for option in command.params for name in option.opts}
+            assert {w for w in words[2:] if w.startswith("-")} <= known, call
+        name, *options = choice.split()
+        command = group.get_command(context, name)
+        assert command is not None
+        command.make_context(name, options)  # refuses values that are none
+
+
+@FILES
+def test_upgrades_and_patches_can_be_chosen_and_the_page_says_how(path: Path) -> None:
+    assert {"bootstrap", "upgrade", "patch", "patch --security"} <= set(choices(path))
+    page = (DOCS / "ci.md").read_text()
+    assert "## Upgrades and patches" in page
+    offered = {word for choice in choices(path) for word in choice.split()[:1]}
+    assert all(f"`{name}`" in page for name in offered)
+
+
+def test_both_files_offer_the_same_and_one_command_is_the_standing_one() -> None:
+    assert choices(GITHUB) == choices(GITLAB)
+    assert "inputs.command || vars.KOPS_COMMAND || 'bootstrap'" in read(GITHUB)["env"]["KOPS_COMMAND"]
+
+
+@FILES
+def test_the_plan_and_the_run_leave_markdown_html_and_junit_as_artifacts(path: Path) -> None:
+    body = read(path)
+    jobs = body["jobs"] if path == GITHUB else body
+    for job, name in (("plan", "plan"), ("apply", "run")):
+        if path == GITHUB:
+            [upload] = [s for s in jobs[job]["steps"] if s.get("uses", "").startswith("actions/upload-artifact@")]
+            kept = upload["with"]["path"].split()
+            assert upload["if"] == "always()"
+        else:
+            kept = [*jobs[job]["artifacts"]["paths"], jobs[job]["artifacts"]["reports"]["junit"]]
+            assert jobs[job]["artifacts"]["when"] == "always"
+        wanted = {f"{name}.{kind}" for kind in ("md", "html", "xml")}
+        assert wanted <= set(kept)
+        script = " ".join(text for where, text in scripts(path) if where.startswith(f"{job}:"))
+        assert wanted <= set(re.findall(r"--report-\w+ (\S+)", script))
 
 
 @FILES
