@@ -224,7 +224,6 @@ def _prune_store(work: Work, catalogue: Catalogue) -> list[str]:
             work.tell(str(error))
         else:
             gone.append(backup_id)
-    catalogue.store.clean(work.cluster, older_than_s=_LEFT_S)
     return gone
 
 
