@@ -8,6 +8,7 @@ own record on the node says that the node never became a member.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -35,6 +36,7 @@ KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
 ADMIN_CONF = "/etc/kubernetes/admin.conf"
 API_SERVER_MANIFEST = "/etc/kubernetes/manifests/kube-apiserver.yaml"
 _POLL_S = 0.5
+_OLD_NODE_S = 90.0
 
 
 def init_control_plane(
@@ -97,8 +99,7 @@ def join_node(deps: Deps, action: JoinNode, ctx: StepContext) -> None:
             cgroup_v1=_on_cgroup_v1(deps, action.node),
             ignore_preflight_errors=deps.kubeadm_ignores,
         )
-        if action.control_plane:
-            _unmark(api, host)
+        _settle_old_node(deps, host, ctx)
         with _config_file(host, config_path, config, ctx):
             ctx.progress("kubeadm join")
             start_job(host, JOIN_JOB, _forgetting(config_path, kubeadm.join_argv(config_path)))
@@ -106,20 +107,27 @@ def join_node(deps: Deps, action: JoinNode, ctx: StepContext) -> None:
         _finish(host, JOIN_JOB, wait_job(host, JOIN_JOB, ctx, meanwhile=watch))
 
 
-def _unmark(api: KubeApi, host: Host) -> None:
-    """Take the label of a control plane from the Node that an earlier machine of this name left.
+def _settle_old_node(deps: Deps, host: Host, ctx: StepContext) -> None:
+    """See to the Node that an earlier machine of this name left, before this one joins.
 
-    kubeadm sets it as its last act, and by it a join that came to its end is told from one that was cut off. A Node
-    that is Ready is left alone: kubeadm refuses to join beside it.
+    kubeadm refuses beside a Node that is Ready, which one stays for 40 s after its kubelet's last word; for longer
+    only another machine of that name keeps it so, and then kubeadm says it. The label of a control plane is taken
+    away: kubeadm sets it as its last act, and by it a join that came to its end is told from one that was cut off.
     """
-    path = f"/api/v1/nodes/{host.name}"
-    found = api.get_or_none(path)
-    if found is None:
+    path, until = f"/api/v1/nodes/{host.name}", time.monotonic() + _OLD_NODE_S
+    found = deps.kube.api().get_or_none(path)
+    if found is None or _has(host, KUBELET_CONF):
         return
-    left = node_facts(found)
-    if left.is_control_plane and not left.ready and not _has(host, KUBELET_CONF):
+    while found is not None and node_facts(found).ready:
+        if time.monotonic() >= until:
+            return
+        ctx.progress("the Node of its earlier installation is Ready still", waiting=True)
+        remaining_s(ctx, "the Node of its earlier installation is Ready still")
+        ctx.cancel.wait(_POLL_S)
+        found = deps.kube.api().get_or_none(path)
+    if found is not None and node_facts(found).is_control_plane:
         labels = {f"node-role.kubernetes.io/{role}": None for role in ("control-plane", "master")}
-        api.patch(path, {"metadata": {"labels": labels}})
+        deps.kube.api().patch(path, {"metadata": {"labels": labels}})
 
 
 def _on_cgroup_v1(deps: Deps, node: str) -> bool:

@@ -36,6 +36,33 @@ def test_stacked_loses(bed: Bed, lost: str) -> None:
     _scenario(bed, lost=lost)
 
 
+@pytest.mark.soak
+def test_a_control_plane_installed_anew_joins_again(bed: Bed) -> None:
+    """Its disk is new, its name and address are not: its old member of etcd goes first; killed right after that."""
+    bed.boot(4)
+    bed.write_inventory(control_planes=CONTROL_PLANES, workers=[], load_balancers=["n4"])
+    bed.write_cluster("anew")
+    bed.bootstrap(deadline_s=500)
+    identity = bed.cluster_id()
+    bed.lab.kill("n2")
+    bed.lab.new_disk("n2")
+    bed.lab.start("n2")
+    plan = bed.program.run("bootstrap", "--plan", "-o", "json", exit_code=20).json()
+    steps = [s["id"] for w in plan["waves"] for s in w["steps"] if not s["id"].startswith(("prepare/", "bridge/"))]
+    assert steps.index("etcd/n2") < steps.index("join/n2"), steps
+    assert not any(s.startswith(("join/", "etcd/")) and not s.endswith("/n2") for s in steps), steps
+    running = bed.program.start("bootstrap", "-y")
+    running.wait_said(r"n2: take the member of its earlier installation out of etcd: done", deadline_s=400)
+    running.kill()
+    finished = bed.bootstrap(deadline_s=500)
+    bed.say(f"n2, installed anew, is back in {finished.duration_s:.1f} s after a kill")
+    bed.wait_ready(CONTROL_PLANES)
+    members = bed.program.run("etcd", "members", "-o", "json").json()
+    assert sorted(m["name"] for m in members) == list(CONTROL_PLANES), members
+    assert bed.cluster_id() == identity
+    bed.assert_nothing_to_do()
+
+
 def _scenario(bed: Bed, *, lost: str) -> None:
     bed.boot(7)
     _write(bed)

@@ -38,6 +38,7 @@ CERTS: dict[str, Any] = {
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "_WAIT_S", 0.01)
     monkeypatch.setattr(kubeadm, "_POLL_S", 0.01)
+    monkeypatch.setattr(kubeadm, "_OLD_NODE_S", 0.2)
     monkeypatch.setattr(tool, "ca_cert_hash", lambda pem: "sha256:" + "ab" * 32)
 
 
@@ -375,6 +376,22 @@ def test_the_node_of_an_earlier_machine_is_no_control_plane_until_kubeadm_says_s
     join(made, "n2", control_plane=True)
     left = (made.kube.object("/api/v1/nodes/n2") or {})["metadata"]["labels"]
     assert bool(left) is ready, "a Ready one is kubeadm's to refuse"
+
+
+def test_a_join_waits_until_the_node_of_an_earlier_machine_is_not_ready_any_more() -> None:
+    made = join_stage(2, 0)
+    upload_certificates(made)
+    made.kube.add(node("n2", ready=True, control_plane=True))
+    installed(made.hosts["n2"])
+    silent = [{"type": "Ready", "status": "Unknown"}]
+    path = "/api/v1/nodes/n2"
+    made.kube.before("get", f"^{path}$", lambda: None)
+    made.kube.before(
+        "get", f"^{path}$", lambda: made.kube.change(path, lambda o: o["status"].update(conditions=silent))
+    )
+    join(made, "n2", control_plane=True)
+    assert "the Node of its earlier installation is Ready still" in made.waits
+    assert not (made.kube.object("/api/v1/nodes/n2") or {})["metadata"]["labels"]
 
 
 def test_the_token_that_a_fresh_upload_leaves_without_an_owner_is_known_as_ours() -> None:
