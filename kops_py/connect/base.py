@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +26,7 @@ class Cancel:
     def __init__(self) -> None:
         self._event = threading.Event()
         self._why: tuple[str, type[CancelledError]] | None = None  # one value: signal handlers set it, without a lock
+        self._unheard = threading.local()
 
     def set(self, reason: str, kind: type[CancelledError] = CancelledError) -> None:
         """Ask everything that waits to end; ``check`` raises ``kind``. The first of several reasons counts."""
@@ -39,15 +41,28 @@ class Cancel:
     @property
     def is_set(self) -> bool:
         """Whether the run is to end."""
-        return self._event.is_set()
+        return self._event.is_set() and not self._is_unheard
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """Let this thread put in order what it holds, as if nobody had asked: a lock is given back through the API."""
+        before, self._unheard.on = self._is_unheard, True
+        try:
+            yield
+        finally:
+            self._unheard.on = before
+
+    @property
+    def _is_unheard(self) -> bool:
+        return bool(getattr(self._unheard, "on", False))
 
     def wait(self, timeout_s: float) -> bool:
         """Wait up to ``timeout_s`` for the request to end; True when it came."""
-        return self._event.wait(timeout_s)
+        return (threading.Event() if self._is_unheard else self._event).wait(timeout_s)
 
     def check(self) -> None:
         """Raise CancelledError, or the kind of it that was asked for, when the run is to end."""
-        if self._why is not None:
+        if self._why is not None and not self._is_unheard:
             reason, kind = self._why
             raise kind(f"interrupted ({reason})")
 

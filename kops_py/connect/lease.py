@@ -158,6 +158,10 @@ class ClusterLease:
 
         Never raises KubeError: a lock that cannot be removed runs out by itself.
         """
+        with self._cancel.unheard():
+            self._release()
+
+    def _release(self) -> None:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -226,7 +230,14 @@ class ClusterLease:
         return self._api.replace(_PATH, body)
 
     def _keep(self) -> None:
-        """Renew every third of the time to live until told to stop or somebody else holds the lock."""
+        """Renew every third of the time to live until told to stop or somebody else holds the lock.
+
+        Also while the run is ending: what it has under way is to be its own until it has ended.
+        """
+        with self._cancel.unheard():
+            self._renew_on()
+
+    def _renew_on(self) -> None:
         renewed = time.monotonic()
         pause_s = self._ttl_s / 3
         while not self._stop.wait(pause_s):

@@ -64,6 +64,39 @@ def test_taken_shown_renewed_and_released() -> None:
     lease.release()
 
 
+class Heeding(FakeKubeApi):
+    """Ends as a connection does when the run is to end: every call raises."""
+
+    def __init__(self, cancel: Cancel) -> None:
+        super().__init__()
+        self.cancel = cancel
+        for verb in ("create", "replace", "delete", "get"):
+            self.heed(verb)
+
+    def heed(self, verb: str) -> None:
+        def check() -> None:
+            self.heed(verb)
+            self.cancel.check()
+
+        self.before(verb, ".", check)
+
+
+def test_a_run_that_is_told_to_end_keeps_its_lock_until_it_ends_and_gives_it_back() -> None:
+    cancel = Cancel()
+    api = Heeding(cancel)
+    lease = ClusterLease(api, "me@here 1 run", {}, ttl_s=0.3, cancel=cancel)
+    lease.acquire()
+    cancel.set("SIGINT")
+    with pytest.raises(CancelledError):
+        api.get(PATH)
+    at_first = (api.object(PATH) or {})["spec"]["renewTime"]
+    wait_for(lambda: (api.object(PATH) or {})["spec"]["renewTime"] > at_first, "a renewal")
+    lease.release()
+    assert api.object(PATH) is None
+    with pytest.raises(CancelledError):
+        api.get(PATH)
+
+
 def test_a_live_lock_names_its_holder_and_when_it_would_be_stale() -> None:
     api = FakeKubeApi([lease_object(age_s=12)])
     with pytest.raises(LockedError) as caught:
