@@ -40,7 +40,7 @@ LIMIT_S = 900
 BARE = Path(__file__).with_name("bare_upgrade.sh")
 REST = "rest"
 READY = "ready"
-SAFE = "until safe"
+SAFE = "safe"
 KINDS = ("kubeadm", "packages", SAFE, "drain", READY, REST)
 STEPS = {"kubeadm": "packages", "kubelet": "packages", "drain": "drain", "healthy": READY}
 """Steps of a node's chain by what they cost; kubeadm's run is in the journal. All else is the rest."""
@@ -193,11 +193,12 @@ def print_tables(runs: Sequence[Run]) -> None:
         f"\nkops-py's own part of a node is its rest and what it waits longer for the node than the script: "
         f"{', '.join(f'{s:.1f} s for {n}' for n, s in own.items())}; the goal is at most {GOAL_S:.0f} s. It holds the "
         "looks between the nodes, cordon and uncordon, the proof that the kubelet runs the new static pods, and the "
-        "wait until what was moved is available. For none of these the script waits.\n\n"
-        f"{SAFE.capitalize()}: a drain moves no pod before controllers and scheduler are led again, which Kubernetes' "
-        "own lease of 15 s decides where there is one control plane (until then nobody makes an evicted pod anew), "
-        "and before kubeadm's new kube-proxy is on every node (90 s a run at most; where it is being replaced, what "
-        "moves is asked for in vain). The script drains meanwhile. How long a drain itself takes is the kubelet's: "
+        "wait until what was moved is available.\n\n"
+        f"{SAFE}: a drain moves no pod before controllers and scheduler are led again, which Kubernetes' own lease of "
+        "15 s decides where there is one control plane (until then nobody makes an evicted pod anew), and before "
+        "kubeadm's new kube-proxy is on every node (90 s a run at most; where it is being replaced, what moves is "
+        "asked for in vain). The script, as a careful hand, waits for kube-proxy as well, but on its first node "
+        "drains at once; whether CoreDNS is there to be moved is chance. How long a drain takes is the kubelet's: "
         "v1.20.2 lets a pod go when its sandbox is removed, now and then not before its next collection of garbage, "
         "a minute later.\n\n"
         f"Runs of each way: {len(by_way[KOPS_PY])}; load average before a run {min(loads):.1f} to {max(loads):.1f}."

@@ -13,7 +13,7 @@ from tests.bundle.shell import BundleError
 
 DEFAULT_VERSIONS = ("v1.20.2", "v1.20.3", "v1.21.0")
 SOURCE_MINOR = 20  # what Debian's source package is
-NEWEST_STAND_IN = 21  # farther than one minor the sources could not pass for
+NEWEST_STAND_IN = 22  # two minors in one upgrade; farther the sources have not been tried
 PACKAGE_REVISION = "1.1"  # as upstream: 1.20.2-1.1
 SOURCE_DATE_EPOCH = 1610546400  # 2021-01-13: one date in everything, so that the same input gives the same bytes
 BUILD_DATE = "2021-01-13T14:00:00Z"
@@ -71,7 +71,7 @@ class KubernetesVersion:
         version = cls(int(found[1]), int(found[2]))
         if not SOURCE_MINOR <= version.minor <= NEWEST_STAND_IN:
             raise BundleError(
-                f"{text}: Debian's source package is Kubernetes 1.{SOURCE_MINOR}; v1.{SOURCE_MINOR}.x and "
+                f"{text}: Debian's source package is Kubernetes 1.{SOURCE_MINOR}; v1.{SOURCE_MINOR}.x to "
                 f"v1.{NEWEST_STAND_IN}.x can be built from it. Give a bundle that has {text} with KOPS_BUNDLE=DIR"
             )
         return version

@@ -150,7 +150,7 @@ class Bed:
     def report(self) -> str:
         """What a person needs to see why a scenario failed."""
         parts = [self.program.report()]
-        for node in self.lab.nodes:
+        for node in self.lab.nodes if self.url else ():  # nothing was booted yet
             if node.console_log.exists():
                 parts.append(f"--- console of {node.name}\n{tail(node.console_log.read_text(errors='replace'), 12)}")
             if node.is_running:
