@@ -3,8 +3,8 @@
 #
 # It is what bench.upgrade measures kops-py against: the same packages and images fetched to all hosts side by side,
 # then one node after the other: kubeadm, kubeadm upgrade, drain, kubelet and kubectl, restart, Ready, uncordon. As a
-# careful hand does, it waits before a drain until the new kube-proxy is everywhere, and after a kubelet's restart until
-# the static pods of that node are Ready. It checks nothing beforehand, and cannot be run again on what it left.
+# careful hand does, it waits before a drain until the new kube-proxy is everywhere. It checks nothing beforehand and
+# afterwards but that the node is Ready, and cannot be run again on what it has left.
 #
 #   bare_upgrade.sh SSH_CONFIG VERSION PACKAGES_URL IMAGES_URL CONTROL_PLANE "WORKERS"
 #
@@ -72,9 +72,6 @@ wait_ready() { # node version: Ready as the new kubelet tells it
     sleep 0.5
   done
   kubectl wait --for=condition=Ready "node/$1" --timeout=300s
-  local own=(-l tier=control-plane --field-selector "spec.nodeName=$1")
-  [ -z "$(kubectl -n kube-system get pods "${own[@]}" -o name)" ] ||
-    kubectl -n kube-system wait --for=condition=Ready pods "${own[@]}" --timeout=300s
 }
 wait_proxy() { # as long as kops-py would
   kubectl --kubeconfig=/etc/kubernetes/admin.conf -n kube-system rollout status daemonset/kube-proxy --timeout=90s || true

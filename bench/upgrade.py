@@ -183,17 +183,15 @@ def print_tables(runs: Sequence[Run]) -> None:
         for node in NODES:
             cells = (f"{_median(r.nodes_s[node].get(kind, 0) for r in found):.1f}" for kind in KINDS)
             print(f"| {way} | {node} | {' | '.join(cells)} |")
-    own = {}
-    for node in NODES:
-        rest = _median(r.nodes_s[node][REST] for r in by_way[KOPS_PY])
-        ready, bare_ready = (_median(r.nodes_s[node][READY] for r in by_way[way]) for way in (KOPS_PY, BARE_SCRIPT))
-        own[node] = rest + max(0.0, ready - bare_ready)
+    own = {node: _median(r.nodes_s[node][REST] for r in by_way[KOPS_PY]) for node in NODES}
     loads = [r.load for r in runs]
     print(
-        f"\nkops-py's own part of a node is its rest and what it waits longer for the node than the script: "
-        f"{', '.join(f'{s:.1f} s for {n}' for n, s in own.items())}; the goal is at most {GOAL_S:.0f} s. It holds the "
-        "looks between the nodes, cordon and uncordon, the proof that the kubelet runs the new static pods, and the "
-        "wait until what was moved is available.\n\n"
+        f"\nkops-py's own part of a node is its rest: {', '.join(f'{s:.1f} s for {n}' for n, s in own.items())}; the "
+        f"goal is at most {GOAL_S:.0f} s. It holds the looks between the nodes, cordon and uncordon, and the wait until "
+        "what was moved is available.\n\n"
+        f"{READY}: from the kubelet's restart until the node is Ready at its version. On a control plane kops-py goes "
+        "on when its static pods are Ready again as well, which the kubelet says when it has probed them anew; the "
+        "script does not wait for that.\n\n"
         f"{SAFE}: a drain moves no pod before controllers and scheduler are led again, which Kubernetes' own lease of "
         "15 s decides where there is one control plane (until then nobody makes an evicted pod anew), and before "
         "kubeadm's new kube-proxy is on every node (90 s a run at most; where it is being replaced, what moves is "
