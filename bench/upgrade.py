@@ -187,8 +187,8 @@ def print_tables(runs: Sequence[Run]) -> None:
     loads = [r.load for r in runs]
     print(
         f"\nkops-py's own part of a node is its rest: {', '.join(f'{s:.1f} s for {n}' for n, s in own.items())}; the "
-        f"goal is at most {GOAL_S:.0f} s. It holds the looks between the nodes, cordon and uncordon, and the wait until "
-        "what was moved is available.\n\n"
+        f"goal is at most {GOAL_S:.0f} s. It holds the looks between the nodes, cordon and uncordon, and the wait "
+        "until what was moved is available.\n\n"
         f"{READY}: from the kubelet's restart until the node is Ready at its version. On a control plane kops-py goes "
         "on when its static pods are Ready again as well, which the kubelet says when it has probed them anew; the "
         "script does not wait for that.\n\n"
