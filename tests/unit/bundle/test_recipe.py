@@ -29,7 +29,7 @@ def test_version_is_read_and_written() -> None:
     assert KubernetesVersion.parse("v1.20.10") > version
 
 
-@pytest.mark.parametrize("text", ["1.20.2", "v1.20", "v1.20.2-rc.1", "", "v1.19.9", "v1.22.0", "v1.32.0"])
+@pytest.mark.parametrize("text", ["1.20.2", "v1.20", "v1.20.2-rc.1", "", "v1.19.9", "v1.23.0", "v1.32.0"])
 def test_version_that_cannot_be_built_is_refused_with_what_can(text: str) -> None:
     with pytest.raises(BundleError, match=r"v1\.20"):
         KubernetesVersion.parse(text)
