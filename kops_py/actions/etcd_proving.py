@@ -82,14 +82,11 @@ def prove_restore(
     *,
     on: Host | None,
     hosts: Sequence[Host],
-    plain: IO[bytes] | None = None,
     live: Sequence[KeySample] = (),
     new_cluster: bool = False,
 ) -> SnapshotContents:
-    """Prove a backup as ``prove_each`` does; raises the first error when it is not proven in all of these stores."""
-    contents, failed = prove_each(
-        work, catalogues, manifest, on=on, hosts=hosts, plain=plain, live=live, new_cluster=new_cluster
-    )
+    """Prove a stored backup as ``prove_each`` does; raises the first error when any store has it not proven."""
+    contents, failed = prove_each(work, catalogues, manifest, on=on, hosts=hosts, live=live, new_cluster=new_cluster)
     for error in failed.values():
         raise error
     return contents

@@ -330,17 +330,18 @@ def _workloads(api: KubeApi) -> Iterator[tuple[str, int, int]]:
             yield name, int(status.get(counted) or 0), 1 if wanted is None else int(wanted)
 
 
-def _rolled_out(api: KubeApi) -> frozenset[str]:
-    """Return the Deployments and StatefulSets outside of kube-system whose owner is replacing their pods just now."""
-    found = set()
-    for kind, plural in (("Deployment", "deployments"), ("StatefulSet", "statefulsets")):
-        for item in api.items(f"/apis/apps/v1/{plural}"):
-            metadata, status = item["metadata"], item.get("status") or {}
-            unseen = int(status.get("observedGeneration") or 0) < int(metadata.get("generation") or 0)
-            old = int(status.get("replicas") or 0) > int(status.get("updatedReplicas") or 0)
-            if metadata["namespace"] != "kube-system" and (unseen or old):
-                found.add(f"{kind} {metadata['namespace']}/{metadata['name']}")
-    return frozenset(found)
+def _is_rolled_out(api: KubeApi, workload: str) -> bool:
+    """Whether the owner of a Deployment or StatefulSet outside of kube-system is replacing its pods just now."""
+    kind, _, path = workload.partition(" ")
+    namespace, _, name = path.partition("/")
+    if kind == "DaemonSet" or namespace == "kube-system":
+        return False
+    item = api.get_or_none(f"/apis/apps/v1/namespaces/{namespace}/{kind.lower()}s/{name}")
+    if item is None:
+        return False
+    status = item.get("status") or {}
+    unseen = int(status.get("observedGeneration") or 0) < int(item["metadata"].get("generation") or 0)
+    return unseen or int(status.get("replicas") or 0) > int(status.get("updatedReplicas") or 0)
 
 
 def wait_workloads(deps: Deps, ctx: StepContext) -> None:
@@ -357,18 +358,14 @@ def short_workloads(deps: Deps, nodes: Collection[str]) -> tuple[str, ...]:
     this run, whose own gates wait for it, and what somebody is rolling out meanwhile (not in kube-system).
     """
     api = deps.kube.api()
-    now = unavailable_workloads(api)
-    rolled = _rolled_out(api) if now else frozenset()
     elsewhere = [pods for node, pods in deps.moved.items() if node not in nodes]
     found = []
-    for name, how in sorted(now.items()):
+    for name, how in sorted(unavailable_workloads(api).items()):
         if name in deps.short_before:
             continue
-        if not any(_moved(deps.moved.get(node, ()), name) for node in nodes) and (
-            name in rolled or any(_moved(pods, name) for pods in elsewhere)
-        ):
-            continue
         counts = {node: _moved(deps.moved.get(node, ()), name) for node in nodes}
+        if not any(counts.values()) and (any(_moved(pods, name) for pods in elsewhere) or _is_rolled_out(api, name)):
+            continue
         moved = [f"{n} pod{'s' if n > 1 else ''} of it moved from {node}" for node, n in counts.items() if n]
         found.append((not moved, f"{name}: {how}" + (f" ({', '.join(moved)})" if moved else "")))
     return tuple(text for _, text in sorted(found))
