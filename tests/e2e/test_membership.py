@@ -32,7 +32,7 @@ def test_replace_workers_killed_in_the_middle(bed: Bed) -> None:
         bed.node(name).exec("systemctl start containerd")
         _bring_pause(bed, name)
     workload.load_image(bed, ["n1", *OLD, *NEW])
-    workload.deploy(bed, ["n1", *OLD], grace_s=5, min_available=workload.REPLICAS - 1)
+    workload.deploy(bed, ["n1", *OLD], linger_s=5, min_available=workload.REPLICAS - 1)
     command = ("upgrade", "--to", MINOR, "--strategy", "replace")
     few = bed.program.run(*command, "--plan", exit_code=3)
     assert "too-few-replacements" in few.text, few.report()

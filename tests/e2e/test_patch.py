@@ -29,7 +29,7 @@ def test_updates_and_restarts(bed: Bed, tmp_path: Path) -> None:
     bed.write_cluster("patched")
     bed.bootstrap()
     workload.load_image(bed, NODES)
-    workload.deploy(bed, NODES, grace_s=5, min_available=workload.REPLICAS - 1)
+    workload.deploy(bed, NODES, linger_s=5, min_available=workload.REPLICAS - 1)
     _offer_update(bed, tmp_path)
     bed.node("n2").exec("touch /run/reboot-required")  # gone after a restart: /run is a tmpfs
     before = {name: bed.node(name).boot_id() for name in NODES}

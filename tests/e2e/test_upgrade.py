@@ -288,7 +288,7 @@ def _build(
     bed.write_cluster("upgraded", **(sections(bed) if sections else {}))
     built = bed.bootstrap()
     workload.load_image(bed, nodes)
-    workload.deploy(bed, nodes, grace_s=5, min_available=min_available)
+    workload.deploy(bed, nodes, linger_s=5, min_available=min_available)
     bed.say(f"bootstrap of {VERSION} {built.duration_s:.1f} s, workload answers")
 
 

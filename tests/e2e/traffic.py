@@ -17,7 +17,7 @@ _TIMEOUT_S = 3.0
 
 
 class Traffic:
-    """Asks from entering to leaving the block; ``failures`` are (seconds since the start, address, error)."""
+    """Asks from entering to leaving the block; ``failures`` are (seconds since the epoch as in journals, address, error)."""
 
     def __init__(self, bed: Bed, names: Sequence[str]) -> None:
         self._addresses = [bed.node(name).ip for name in names]
@@ -40,7 +40,6 @@ class Traffic:
         return f"{len(self.failures)} of {self.asked} requests failed"
 
     def _ask(self) -> None:
-        started = time.monotonic()
         for address in itertools.cycle(self._addresses):
             if self._stop.wait(_EVERY_S):
                 return
@@ -49,4 +48,4 @@ class Traffic:
                 with urllib.request.urlopen(f"http://{address}:{NODE_PORT}/", timeout=_TIMEOUT_S) as answer:
                     answer.read()
             except OSError as error:
-                self.failures.append((round(time.monotonic() - started, 1), address, str(error)))
+                self.failures.append((round(time.time(), 1), address, str(error)))

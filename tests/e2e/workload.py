@@ -44,19 +44,17 @@ def deploy(
     names: Sequence[str],
     *,
     replicas: int = REPLICAS,
-    grace_s: int = 1,
+    linger_s: int = 0,
     min_available: int | None = None,
     on: str = "n1",
     deadline_s: float = 60,
 ) -> None:
     """Apply the Deployment, its NodePort Service and, when asked, a disruption budget.
 
-    Waits until all replicas are available and answer everywhere. A pod answers for ``grace_s`` after it was told to
-    end, as a well-behaved server does.
-
-    kube-proxy follows the Service a moment after the pods are available.
+    Waits until all replicas are available and answer everywhere. A pod answers for ``linger_s`` after it was told to
+    end, as one must for which no request is to fail: kube-proxy hears of a pod's end a moment after the pod does.
     """
-    items = [_deployment(replicas, grace_s), _service()]
+    items = [_deployment(replicas, linger_s), _service()]
     if min_available is not None:
         items.append(_budget(min_available))
     documents = {"apiVersion": "v1", "kind": "List", "items": items}
@@ -107,7 +105,7 @@ def _check(asker: str, found: dict[str, dict[str, str]]) -> set[str]:
     return {answer["node"] for answer in found.values()}
 
 
-def _deployment(replicas: int, grace_s: int) -> dict[str, object]:
+def _deployment(replicas: int, linger_s: int) -> dict[str, object]:
     def field(name: str, path: str) -> dict[str, object]:
         return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
@@ -115,7 +113,11 @@ def _deployment(replicas: int, grace_s: int) -> dict[str, object]:
         "name": "echo",
         "image": IMAGE,
         "imagePullPolicy": "IfNotPresent",
-        "env": [field("POD_NAME", "metadata.name"), field("NODE_NAME", "spec.nodeName")],
+        "env": [
+            field("POD_NAME", "metadata.name"),
+            field("NODE_NAME", "spec.nodeName"),
+            {"name": "LINGER_S", "value": str(linger_s)},
+        ],
         "ports": [{"containerPort": 8080}],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
     }
@@ -143,7 +145,7 @@ def _deployment(replicas: int, grace_s: int) -> dict[str, object]:
                     "containers": [container],
                     "tolerations": tolerations,
                     "topologySpreadConstraints": [spread],
-                    "terminationGracePeriodSeconds": grace_s,
+                    "terminationGracePeriodSeconds": linger_s + 1,
                 },
             },
         },

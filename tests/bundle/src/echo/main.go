@@ -2,6 +2,9 @@
 //
 // POD_NAME and NODE_NAME come from the environment (downward API); nothing else of it is shown. As "echo install
 // SOURCE TARGET" it copies a file and then waits to be ended: what the manifest of a pod network does on every node.
+//
+// With LINGER_S it answers for so many seconds after it was told to end, as a server must for which nobody's request is
+// to fail: Services send requests to it until each node's kube-proxy has heard that it goes.
 package main
 
 import (
@@ -10,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 )
@@ -36,6 +40,14 @@ func main() {
 		signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 		<-stop
 		return
+	}
+	linger := 0
+	if told := os.Getenv("LINGER_S"); told != "" {
+		parsed, err := strconv.Atoi(told)
+		if err != nil {
+			log.Fatalf("echo: LINGER_S: %v", err)
+		}
+		linger = parsed
 	}
 	hostname, err := os.Hostname()
 	if err != nil {
@@ -66,6 +78,7 @@ func main() {
 	signal.Notify(stop, syscall.SIGTERM, syscall.SIGINT)
 	go func() {
 		<-stop
+		time.Sleep(time.Duration(linger) * time.Second)
 		os.Exit(0)
 	}()
 	server := &http.Server{Addr: ":8080", Handler: mux, ReadHeaderTimeout: 5 * time.Second}
