@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import stat
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.e2e.bed import Bed
+from tests.e2e.program import Finished, Running
+from tests.fakes.etcd_load import fill_quickly
+from tests.integration.backup.s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
 _MAKE_KEY = "import pyrage; i = pyrage.x25519.Identity.generate(); print(i.to_public()); print(i)"
 
@@ -29,6 +36,48 @@ def section(bed: Bed) -> tuple[dict[str, Any], Path, Path]:
     store = bed.folder.parent / "store"
     stores = [{"name": "local", "directory": {"path": str(store)}}]
     return {"stores": stores, "encryption": {"recipients": [public]}}, store, private
+
+
+def section_with_s3(bed: Bed, server: S3Server, bucket: str) -> tuple[dict[str, Any], Path, Path]:
+    """Return the same with a bucket as a second store, ``offsite``; the program gets its credentials."""
+    with_folder, store, private = section(bed)
+    s3 = {"bucket": bucket, "endpoint": server.endpoint, "accessKey": "env:S3_KEY", "secretKey": "env:S3_SECRET"}
+    bed.program.extra_environment = {"S3_KEY": ACCESS_KEY, "S3_SECRET": SECRET_KEY}
+    return {**with_folder, "stores": [*with_folder["stores"], {"name": "offsite", "s3": s3}]}, store, private
+
+
+def fill(bed: Bed, members: Sequence[str], pki: str, size_mb: int, folder: Path) -> None:
+    """Write keys straight into etcd, past the API server; ``pki`` is the members' folder with its certificates."""
+    own = [folder / name for name in ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key")]
+    for path in own:
+        path.write_text(bed.node(members[0]).exec(f"cat {pki}/{path.name}").stdout)
+        path.chmod(0o600)
+    begun = time.monotonic()
+    endpoints = [f"https://{bed.node(name).ip}:2379" for name in members]
+    fill_quickly(endpoints, (str(own[0]), str(own[1]), str(own[2])), size_mb)
+    bed.say(f"{size_mb} MB of keys in {time.monotonic() - begun:.0f} s")
+
+
+def measured(bed: Bed) -> tuple[Finished, float]:
+    """Make a backup; returns how it ended and the peak of the program's memory in MB."""
+    running = bed.program.start("etcd", "backup", "--yes", "-v")
+    peak_kb = 0
+    while not running.has_ended:
+        peak_kb = max(peak_kb, _peak_kb(running))
+        time.sleep(0.05)  # between two looks at a process that ends by itself
+    return bed.program.expect(running, deadline_s=1200), peak_kb / 1024
+
+
+def under_way(store: Path) -> bool:
+    """Whether some of the snapshot, and not all of it, is in the folder."""
+    return any(p.stat().st_size > 20 << 20 for p in store.rglob(".snapshot*.partial"))
+
+
+def _peak_kb(running: Running) -> int:
+    with contextlib.suppress(OSError):
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{running.pid}/status").read_text())
+        return int(found[1]) if found else 0
+    return 0
 
 
 def listed(bed: Bed) -> list[dict[str, Any]]:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.e2e import backups
 from tests.e2e.bed import Bed
-from tests.e2e.program import Finished, Running
-from tests.fakes.etcd_load import fill_quickly
-from tests.integration.backup.s3_server import ACCESS_KEY, SECRET_KEY, S3Server, keys_in, running_server
+from tests.integration.backup.s3_server import S3Server, keys_in, running_server
 
 PLANES = ("n1", "n2", "n3")
 PKI = "/etc/kubernetes/pki/etcd"
@@ -45,20 +40,13 @@ def test_half_a_gigabyte_of_three_members_to_a_folder_and_s3(bed: Bed, server: S
     """Then the host the snapshot comes from loses its power in the middle, and the same command takes another."""
     bed.boot(4)
     bed.write_inventory(control_planes=PLANES, workers=PLANES, load_balancers=["n4"])
-    public, private = backups.make_key(bed.folder.parent)
-    s3 = {"bucket": BUCKET, "endpoint": server.endpoint, "accessKey": "env:S3_KEY", "secretKey": "env:S3_SECRET"}
-    store = bed.folder.parent / "store"
-    section: dict[str, Any] = {
-        "stores": [{"name": "local", "directory": {"path": str(store)}}, {"name": "offsite", "s3": s3}],
-        "encryption": {"recipients": [public]},
-    }
+    section, store, private = backups.section_with_s3(bed, server, BUCKET)
     bed.write_cluster("loaded", backup=section)
-    bed.program.extra_environment = {"S3_KEY": ACCESS_KEY, "S3_SECRET": SECRET_KEY}
     bucket = server.bucket(BUCKET)
     bed.say(f"bootstrap {bed.bootstrap(deadline_s=900).duration_s:.1f} s")
-    _fill(bed, tmp_path)
+    backups.fill(bed, PLANES, PKI, SIZE_MB, tmp_path)
 
-    made, peak_mb = _measured(bed)
+    made, peak_mb = backups.measured(bed)
     assert f"{SIZE_MB // 100}" in re.findall(r"of (\d+) MiB", made.stderr)[-1], made.report()
     bed.say(f"backup into both stores and proof {made.duration_s:.1f} s, peak {peak_mb:.0f} MB of memory")
     lines = bed.program.run("etcd", "list", "-o", "json").json()["backups"]
@@ -76,7 +64,7 @@ def test_half_a_gigabyte_of_three_members_to_a_folder_and_s3(bed: Bed, server: S
     source = found[1]
     running = bed.program.start("etcd", "backup", "--yes", "-v")
     running.wait_said(r"backup \S+: snapshot from", deadline_s=200)
-    running.wait_until(lambda: _under_way(store), "a piece of the snapshot in the store", deadline_s=120)
+    running.wait_until(lambda: backups.under_way(store), "a piece of the snapshot in the store", deadline_s=120)
     bed.node(source).kill()
     failed = running.wait(deadline_s=600)
     bed.say(f"{source} lost its power in the middle: exit code {failed.exit_code} after {failed.duration_s:.1f} s")
@@ -95,37 +83,3 @@ def test_half_a_gigabyte_of_three_members_to_a_folder_and_s3(bed: Bed, server: S
     assert len(snapshots) == 2, "nothing half-written is in the bucket"
     bed.node(source).start()
     bed.wait_ready(PLANES)
-
-
-def _fill(bed: Bed, folder: Path) -> None:
-    """Write keys straight into etcd, past the API server."""
-    own = [folder / name for name in ("ca.crt", "healthcheck-client.crt", "healthcheck-client.key")]
-    for path in own:
-        path.write_text(bed.node("n1").exec(f"cat {PKI}/{path.name}").stdout)
-        path.chmod(0o600)
-    begun = time.monotonic()
-    endpoints = [f"https://{bed.node(name).ip}:2379" for name in PLANES]
-    fill_quickly(endpoints, (str(own[0]), str(own[1]), str(own[2])), SIZE_MB)
-    bed.say(f"{SIZE_MB} MB of keys in {time.monotonic() - begun:.0f} s")
-
-
-def _measured(bed: Bed) -> tuple[Finished, float]:
-    """Make a backup; returns how it ended and the peak of the program's memory in MB."""
-    running = bed.program.start("etcd", "backup", "--yes", "-v")
-    peak_kb = 0
-    while not running.has_ended:
-        peak_kb = max(peak_kb, _peak_kb(running))
-        time.sleep(0.05)  # between two looks at a process that ends by itself
-    return bed.program.expect(running, deadline_s=1200), peak_kb / 1024
-
-
-def _peak_kb(running: Running) -> int:
-    with contextlib.suppress(OSError):
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{running.pid}/status").read_text())
-        return int(found[1]) if found else 0
-    return 0
-
-
-def _under_way(store: Path) -> bool:
-    """Whether some of the snapshot, and not all of it, is in the folder."""
-    return any(p.stat().st_size > 20 << 20 for p in store.rglob(".snapshot*.partial"))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e import backups, workload
+from tests.e2e import backups, canaries
 from tests.e2e.bed import Bed
 from tests.e2e.program import Finished
 from tests.e2e.snapshots import fetch, take_snapshot
@@ -79,7 +79,7 @@ def test_set_back_and_refusals(bed: Bed, tmp_path: Path) -> None:
     planned = bed.program.run("etcd", "restore", "--from", str(snapshot), "--force", "--plan", exit_code=20)
     assert "point of no return" in planned.stdout, planned.report()
     assert "restore-loses" in planned.text, planned.report()
-    _check_canaries(bed, before=True, after=True)  # nothing was touched so far
+    canaries.check(bed, before=True, after=True)  # nothing was touched so far
     _restored(bed, nodes, "--from", str(snapshot), "--force", kept=("n1",))
     again = bed.program.run("etcd", "restore", "--from", str(snapshot), "--force", "-y", exit_code=3)
     assert "restore-repeated" in again.text, again.report()
@@ -139,7 +139,7 @@ def test_external_etcd_lost(bed: Bed, tmp_path: Path) -> None:
     bed.write_inventory(control_planes=nodes[:1], workers=nodes[1:], etcd=etcd)
     bed.write_cluster("restored", etcd={"topology": "external"})
     bed.bootstrap(deadline_s=900)
-    _write_canaries(bed, nodes)
+    canaries.write(bed, nodes)
     bed.node("n3").exec(f"{HOST_ETCDCTL} snapshot save /var/tmp/test.db")
     snapshot = fetch(bed, "/var/tmp/test.db", tmp_path, on="n3")
     bed.kubectl("create configmap canary-after --from-literal=word=after")
@@ -147,8 +147,8 @@ def test_external_etcd_lost(bed: Bed, tmp_path: Path) -> None:
     bed.node("n5").exec("systemctl stop etcd; find /var/lib/etcd -mindepth 1 -delete; systemctl start --no-block etcd")
     finished = bed.program.run("etcd", "restore", "-y", deadline_s=600)
     bed.say(f"external member of n5 replaced in {finished.duration_s:.1f} s")
-    _check_canaries(bed, before=True, after=True)
-    _check_serves(bed, nodes, etcd)
+    canaries.check(bed, before=True, after=True)
+    canaries.check_serves(bed, nodes, etcd)
 
     for name in etcd:
         bed.node(name).exec("systemctl stop etcd")
@@ -157,10 +157,10 @@ def test_external_etcd_lost(bed: Bed, tmp_path: Path) -> None:
     finished = bed.program.run("etcd", "restore", "--from", str(snapshot), "-y", deadline_s=900)
     bed.say(f"external etcd restored in {finished.duration_s:.1f} s")
     assert finished.duration_s < GOAL_S
-    _check_canaries(bed, before=True, after=False)
+    canaries.check(bed, before=True, after=False)
     owner = bed.node("n3").exec("stat -c '%U:%G %a' /var/lib/etcd /var/lib/etcd/member").stdout
     assert owner.split() == ["etcd:etcd", "700"] * 2, owner
-    _check_serves(bed, nodes, etcd)
+    canaries.check_serves(bed, nodes, etcd)
 
 
 def _one_lost(bed: Bed, nodes: Sequence[str]) -> None:
@@ -169,8 +169,8 @@ def _one_lost(bed: Bed, nodes: Sequence[str]) -> None:
     finished = bed.program.run("etcd", "restore", "-y", deadline_s=600)
     bed.say(f"member of n3 replaced in {finished.duration_s:.1f} s")
     assert finished.duration_s < GOAL_S
-    _check_canaries(bed, before=True, after=True)
-    _check_serves(bed, nodes)
+    canaries.check(bed, before=True, after=True)
+    canaries.check_serves(bed, nodes)
 
 
 def _two_lost(bed: Bed, nodes: Sequence[str], *backup: str) -> None:
@@ -182,8 +182,8 @@ def _two_lost(bed: Bed, nodes: Sequence[str], *backup: str) -> None:
     finished = bed.program.run("etcd", "restore", "--from-member", "n1", "-y", deadline_s=600)
     bed.say(f"restored from the data of n1 in {finished.duration_s:.1f} s")
     assert finished.duration_s < GOAL_S
-    _check_canaries(bed, before=True, after=True)
-    _check_serves(bed, nodes)
+    canaries.check(bed, before=True, after=True)
+    canaries.check_serves(bed, nodes)
 
 
 def _single(bed: Bed) -> tuple[str, ...]:
@@ -205,7 +205,7 @@ def _three(bed: Bed) -> tuple[str, ...]:
 
 def _prepared(bed: Bed, nodes: Sequence[str], folder: Path) -> Path:
     """Deploy the workload, write keys, take a snapshot, write more keys; returns the snapshot on this machine."""
-    _write_canaries(bed, nodes)
+    canaries.write(bed, nodes)
     place = take_snapshot(bed, folder)
     bed.kubectl("create configmap canary-after --from-literal=word=after")
     return place
@@ -213,7 +213,7 @@ def _prepared(bed: Bed, nodes: Sequence[str], folder: Path) -> Path:
 
 def _prepared_with_backup(bed: Bed, nodes: Sequence[str]) -> tuple[str, Path]:
     """Do the same with a backup in a store; returns its id and the file with the private key."""
-    _write_canaries(bed, nodes)
+    canaries.write(bed, nodes)
     backup, _, key = backups.section(bed)
     bed.write_cluster("restored", backup=backup)
     made = bed.program.run("etcd", "backup", "--yes")
@@ -222,13 +222,6 @@ def _prepared_with_backup(bed: Bed, nodes: Sequence[str]) -> tuple[str, Path]:
     bed.say(f"backup {line['id']} made and proven in {made.duration_s:.1f} s")
     bed.kubectl("create configmap canary-after --from-literal=word=after")
     return str(line["id"]), key
-
-
-def _write_canaries(bed: Bed, nodes: Sequence[str]) -> None:
-    workload.load_image(bed, nodes)
-    workload.deploy(bed, nodes)
-    bed.kubectl("create configmap canary-before --from-literal=word=before")
-    bed.kubectl("create secret generic canary --from-literal=word=readable")
 
 
 def _wipe(bed: Bed, name: str) -> None:
@@ -256,13 +249,13 @@ def _restored(bed: Bed, nodes: Sequence[str], *arguments: str, kept: Sequence[st
     finished = bed.program.run("etcd", "restore", *arguments, "-y", deadline_s=900)
     bed.say(f"restored {len(nodes)} nodes in {finished.duration_s:.1f} s")
     assert finished.duration_s < GOAL_S
-    _check_canaries(bed, before=True, after=False)
+    canaries.check(bed, before=True, after=False)
     for name in kept:
         found = bed.node(name).exec(
             "ls -d /var/lib/etcd/etcd-before-r*/member /var/lib/etcd-before-r*/member", check=False
         )
         assert re.search(r"before-r\d+-[0-9a-f]+-\d{8}T\d{6}Z/member", found.stdout), found
-    _check_serves(bed, nodes)
+    canaries.check_serves(bed, nodes)
     return finished
 
 
@@ -278,43 +271,3 @@ def _check_old_state_serves(bed: Bed, *, on: str) -> None:
 def _check_no_snapshot_left(bed: Bed) -> None:
     left = [p for p in (bed.folder / ".kops-py").rglob("*") if p.suffix == ".db"]
     assert left == []
-
-
-def _check_canaries(bed: Bed, *, before: bool, after: bool) -> None:
-    found = bed.kubectl("get configmaps -o name").split()
-    assert ("configmap/canary-before" in found, "configmap/canary-after" in found) == (before, after)
-    word = bed.kubectl("get secret canary -o jsonpath={.data.word}")
-    assert word == "cmVhZGFibGU=", word
-
-
-def _check_serves(bed: Bed, nodes: Sequence[str], etcd: Sequence[str] = ()) -> None:
-    """Members equal, workload answering, a controller and every kubelet noticing changes, nothing of ours left."""
-    status = bed.program.run("status", "-o", "json").json()
-    planes = etcd or [n for n in nodes if "etcd.yaml" in bed.node(n).exec("ls /etc/kubernetes/manifests").stdout]
-    assert [m["name"] for m in status["etcd_members"] if m["healthy"] and not m["is_learner"]] == list(planes), status
-    bed.wait_ready(nodes)
-    workload.wait_answers(bed, nodes, deadline_s=90)
-    started = time.monotonic()
-    replicas = int(bed.kubectl("get deployment echo -o jsonpath={.spec.replicas}")) + 1
-    bed.kubectl(f"scale deployment/echo --replicas={replicas}")
-    bed.node("n1").exec(
-        "kubectl --kubeconfig /etc/kubernetes/admin.conf rollout status deployment/echo --timeout=120s", timeout_s=130
-    )
-    bed.say(f"a scaled Deployment has its pods {time.monotonic() - started:.1f} s after the restore")
-    # A pod bound to each node by hand: only its kubelet can make it run.
-    pods = {f"kubelet-{name}-{replicas}": name for name in nodes}
-    for pod, name in pods.items():
-        bed.kubectl(f'run {pod} --image={workload.IMAGE} --overrides=\'{{"spec":{{"nodeName":"{name}"}}}}\'')
-    for pod in pods:
-        bed.kubectl(f"wait pod/{pod} --for=condition=Ready --timeout=9s")
-    workload.wait_answers(bed, nodes, deadline_s=60)
-    bed.say(f"every kubelet runs a new pod {time.monotonic() - started:.1f} s after the restore")
-    bed.kubectl(f"delete pod {' '.join(pods)} --now --wait=false")
-    for name in (*nodes, *etcd):
-        left = bed.node(name).exec(
-            "find /var/lib/kops-py/restore -name '*.db' -o -name '*.yaml'; ls -d /var/lib/etcd/.kops* 2>/dev/null;"
-            " stat -c '%a' /var/lib/kops-py/restore",
-            check=False,
-        )
-        assert left.stdout.split() in (["700"], []), left
-    bed.assert_nothing_to_do()

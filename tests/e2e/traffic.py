@@ -17,7 +17,7 @@ _TIMEOUT_S = 3.0
 
 
 class Traffic:
-    """Asks from entering to leaving the block; ``failures`` are (seconds since the epoch as in journals, address, error)."""
+    """Asks from entering to leaving the block; ``failures`` are (time as in journals, address, error)."""
 
     def __init__(self, bed: Bed, names: Sequence[str]) -> None:
         self._addresses = [bed.node(name).ip for name in names]
