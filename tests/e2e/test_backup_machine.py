@@ -100,5 +100,5 @@ def _check_nothing_left(bed: Bed, host: BackupHost) -> None:
     assert partial == [], partial
     scratch = host.node.exec(f"find {host.folder}/.kops-py/scratch -type f -not -path '*/etcd/*'", check=False).stdout
     assert scratch == "", scratch
-    reading = bed.node("n1").exec("pgrep -af curl", check=False).stdout
+    reading = bed.node("n1").exec(["pgrep", "-a", "curl"], check=False).stdout
     assert reading == "", reading

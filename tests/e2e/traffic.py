@@ -39,6 +39,10 @@ class Traffic:
     def __str__(self) -> str:
         return f"{len(self.failures)} of {self.asked} requests failed"
 
+    def assert_unnoticed(self) -> None:
+        """One in a thousand may fail, and two at least: pods linger, so that a request fails only on a busy machine."""
+        assert len(self.failures) <= max(2, self.asked // 1000), f"{self}: {self.failures[:20]}"
+
     def _ask(self) -> None:
         for address in itertools.cycle(self._addresses):
             if self._stop.wait(_EVERY_S):

@@ -69,9 +69,15 @@ class TcpProxy:
         while not self._closing.is_set():
             try:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(self._upstream)
+            except ConnectionAbortedError:  # by the client, before it was taken
+                continue
             except OSError:
                 return
+            try:
+                far = socket.create_connection(self._upstream)
+            except OSError:
+                near.close()
+                continue
             for sock in (near, far):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:

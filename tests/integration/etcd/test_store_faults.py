@@ -28,6 +28,15 @@ from tests.integration.etcd.members import Members
 
 BUCKETS = iter(f"etcd-{n}" for n in range(100))
 LARGE_MB = 40
+# Bytes that were sent to the bucket, or what the program says.
+KILLED_AT: tuple[int | str, ...] = (
+    r"backup \S+: snapshot from",
+    2_000_000,
+    20_000_000,
+    "reading the files of n1",
+    "is stored",
+    "restoring .* into a scratch etcd",
+)
 
 
 @dataclass
@@ -165,6 +174,32 @@ def test_s3_that_fails_in_the_middle_of_an_upload(bed: Bed, server: S3Server, bu
     bed.back_up()
     assert bed.states()["offsite"] == ["good", *states]
     assert unfinished(bucket, server) == [], "the next run here takes away what could not be taken away then"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_killed_while_a_bucket_is_written(bed: Bed, server: S3Server, bucket: str) -> None:
+    """kill -9 at a part of the upload, between the objects and in the proof: nothing is taken for a good backup."""
+    with TcpProxy("127.0.0.1", server.port, delay_s=0.005) as proxy:
+        set_backup(bed.program, stores=[s3(bucket, proxy.port)])
+        bed.back_up()
+        bed.members.fill_large(LARGE_MB)
+        for number, point in enumerate(KILLED_AT, start=1):
+            sent = proxy.to_server_bytes
+            running = bed.program.start("etcd", "backup", "--yes", "-v")
+            if isinstance(point, int):
+                running.wait_until(lambda at=sent + point: proxy.to_server_bytes > at, f"{point} bytes", deadline_s=120)  # type: ignore[misc]
+            else:
+                running.wait_said(point, deadline_s=120)
+            running.kill()
+            states = bed.states()["offsite"]
+            print(f"killed at {point}: {states[0]}, {len(unfinished(bucket, server))} unfinished uploads")
+            assert len(states) == number + 1
+            assert states[0] in ("broken-off", "stored"), states
+            assert states[-1] == "good"
+        bed.back_up()
+        assert bed.states()["offsite"][0] == "good"
+    assert unfinished(bucket, server) == [], "the next run here takes away what a killed one has begun"
 
 
 @pytest.mark.soak
