@@ -44,6 +44,7 @@ def test_updates_and_restarts(bed: Bed, tmp_path: Path) -> None:
         bed.node("n2").wait_rebooted(before["n2"])
         finished = bed.program.run("patch", "--package", PACKAGE, "-y", deadline_s=600)
     bed.say(f"patched 1+2 in {finished.duration_s:.1f} s after a kill; {traffic}")
+    traffic.assert_unnoticed()
     after = {name: bed.node(name).boot_id() for name in NODES}
     assert {name for name in NODES if before[name] != after[name]} == {"n2"}
     for name in NODES:
@@ -76,6 +77,7 @@ def _security_and_containerd(bed: Bed, folder: Path) -> None:
     with Traffic(bed, NODES) as traffic:
         finished = bed.program.run("patch", "--package", "containerd", "-y", deadline_s=600)
     bed.say(f"containerd updated on 1+2 in {finished.duration_s:.1f} s; {traffic}")
+    traffic.assert_unnoticed()
     for name in NODES:
         there = bed.node(name).exec(f"dpkg-query -W -f '${{Version}} ' containerd {PACKAGE} {FIX}").stdout.split()
         assert there == [wanted, "1.1", "1.0"], there
