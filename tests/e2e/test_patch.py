@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import workload
+from tests.e2e.balancing import Balancing
 from tests.e2e.bed import Bed
 from tests.e2e.traffic import Traffic
 from tests.lab import Node
@@ -123,6 +124,26 @@ def _offer_security(bed: Bed, folder: Path) -> str:
             "echo 'deb [trusted=yes] file:/srv/security ./' > /etc/apt/sources.list.d/security.list"
         )
     return wanted
+
+
+@pytest.mark.soak
+def test_every_node_of_three_control_planes_restarts(bed: Bed) -> None:
+    nodes = ("n1", "n2", "n3", "n4", "n5")
+    bed.boot(6)
+    bed.write_inventory(control_planes=nodes[:3], workers=nodes[3:], load_balancers=["n6"])
+    bed.write_cluster("restarted")
+    bed.bootstrap(deadline_s=900)
+    workload.load_image(bed, nodes)
+    workload.deploy(bed, nodes, linger_s=5, min_available=workload.REPLICAS - 1)
+    before = {name: bed.node(name).boot_id() for name in nodes}
+    with Traffic(bed, nodes, elsewhere=True) as traffic, Balancing(bed, "n6") as balancing:
+        finished = bed.program.run("patch", "--reboot", "always", "-y", deadline_s=1200)
+    bed.say(f"every node of 3+2 restarted in {finished.duration_s:.1f} s; {traffic}; {balancing}")
+    assert not balancing.failures, balancing.failures[:10]
+    traffic.assert_unnoticed()
+    assert all(bed.node(name).boot_id() != before[name] for name in nodes)
+    _check_free(bed, nodes)
+    workload.wait_answers(bed, nodes, deadline_s=60)
 
 
 def _one_node_by_hand(bed: Bed) -> None:

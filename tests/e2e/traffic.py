@@ -17,10 +17,15 @@ _TIMEOUT_S = 3.0
 
 
 class Traffic:
-    """Asks from entering to leaving the block; ``failures`` are (time as in journals, address, error)."""
+    """Asks from entering to leaving the block; ``failures`` are (time as in journals, address, error).
 
-    def __init__(self, bed: Bed, names: Sequence[str]) -> None:
+    ``elsewhere``: where an address does not answer the next one is asked before that is a failure, as a load balancer
+    does; for what makes nodes go away.
+    """
+
+    def __init__(self, bed: Bed, names: Sequence[str], *, elsewhere: bool = False) -> None:
         self._addresses = [bed.node(name).ip for name in names]
+        self._elsewhere = elsewhere
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._ask, name="traffic", daemon=True)
         self.asked = 0
@@ -44,12 +49,21 @@ class Traffic:
         assert len(self.failures) <= max(2, self.asked // 1000), f"{self}: {self.failures[:20]}"
 
     def _ask(self) -> None:
-        for address in itertools.cycle(self._addresses):
-            if self._stop.wait(_EVERY_S):
-                return
+        addresses = itertools.cycle(self._addresses)
+        while not self._stop.wait(_EVERY_S):
             self.asked += 1
-            try:
-                with urllib.request.urlopen(f"http://{address}:{NODE_PORT}/", timeout=_TIMEOUT_S) as answer:
-                    answer.read()
-            except OSError as error:
-                self.failures.append((round(time.time(), 1), address, str(error)))
+            failed = _failure(next(addresses))
+            if failed is not None and self._elsewhere:
+                failed = _failure(next(addresses))
+            if failed is not None:
+                self.failures.append(failed)
+
+
+def _failure(address: str) -> tuple[float, str, str] | None:
+    """Ask once; returns when and how it failed."""
+    try:
+        with urllib.request.urlopen(f"http://{address}:{NODE_PORT}/", timeout=_TIMEOUT_S) as answer:
+            answer.read()
+    except OSError as error:
+        return round(time.time(), 1), address, str(error)
+    return None
