@@ -149,9 +149,11 @@ def _version_findings(
     left_behind = frozenset(h.name for h in opened.spec.nodes if limit and h.name not in limit)
     left_behind |= frozenset(removed_hosts(plan))
     target = arguments.hops[-1]
+    with opened.kube.servers() as servers:
+        use = observe_api_use(opened.kube.api(), servers, current, target)
     return (
         *version_findings(current, arguments.hops, observe_upgrade(opened, facts, left_behind)),
-        *api_findings(observe_api_use(opened.kube.api(), current, target), current, target),
+        *api_findings(use, current, target),
     )
 
 

@@ -7,6 +7,8 @@ that is down does not stop the program.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from kops_py.connect.base import Cancel, Fleet, KubeApi
@@ -38,6 +40,30 @@ class KubeAccess:
                 self._api = None
             self._api = self._find()
             return self._api
+
+    @contextmanager
+    def servers(self) -> Iterator[Mapping[str, KubeApi | KubeError]]:
+        """Give a connection to the API server of each control plane, or why there is none, for what each knows alone.
+
+        Raises KubeError when nothing answers at all.
+        """
+        planes = self._spec.control_planes
+        if len(planes) == 1:
+            yield {planes[0].name: self.api()}
+            return
+        configs, problems = self._configs()
+        found: dict[str, KubeApi | KubeError] = {
+            p.where: KubeError(p.what, why=p.why, hint=p.hint) for p in problems if p.where in {h.name for h in planes}
+        }
+        with ExitStack() as stack:
+            for host, config in configs:
+                try:
+                    found[host.name] = api = self._connect(config, _own_address(host))
+                except (KubeError, HostError) as error:
+                    found[host.name] = KubeError(error.what, why=error.why, hint=error.hint)
+                else:
+                    stack.callback(api.close)
+            yield found
 
     def read_admin_conf(self) -> bytes:
         """Return admin.conf of the first control plane that has one; it holds a private key.
@@ -77,8 +103,6 @@ class KubeAccess:
         return found, problems
 
     def _find(self) -> KubeApi:
-        from kops_py.connect.kube import connect_kube
-
         configs, problems = self._configs()
         if not configs and problems:
             raise KubeError(
@@ -94,27 +118,36 @@ class KubeAccess:
             )
         tried: list[str] = []
         candidates: list[tuple[bytes, str | None]] = [(configs[0][1], None)]
-        candidates += [(config, f"https://{bracketed(host.node_ip)}:6443") for host, config in configs]
+        candidates += [(config, _own_address(host)) for host, config in configs]
         for config, server in candidates:
             self._cancel.check()
             try:
-                api = connect_kube(
-                    config,
-                    server_override=server,
-                    work_dir=self._work_dir,
-                    request_timeout_s=self._spec.timeouts.api_request_s,
-                    cancel=self._cancel,
-                )
+                return self._connect(config, server)
             except (KubeError, HostError) as error:
                 tried.append(str(error))
-                continue
-            if api.is_ready(_PROBE_TIMEOUT_S):
-                return api
-            api.close()
-            tried.append(server or str(self._spec.endpoint))
         raise KubeError(
             "the API server does not answer",
             where=str(self._spec.endpoint),
             why="tried " + "; ".join(tried),
             hint="on a control plane: crictl ps -a; journalctl -u kubelet; then run the same command again",
         )
+
+    def _connect(self, config: bytes, server: str | None) -> KubeApi:
+        """Return a connection that answers, to the endpoint in the file or to another one; raises KubeError."""
+        from kops_py.connect.kube import connect_kube
+
+        api = connect_kube(
+            config,
+            server_override=server,
+            work_dir=self._work_dir,
+            request_timeout_s=self._spec.timeouts.api_request_s,
+            cancel=self._cancel,
+        )
+        if api.is_ready(_PROBE_TIMEOUT_S):
+            return api
+        api.close()
+        raise KubeError(server or str(self._spec.endpoint))
+
+
+def _own_address(host: HostSpec) -> str:
+    return f"https://{bracketed(host.node_ip)}:6443"

@@ -63,13 +63,13 @@ class ApiUse:
 
     requests: tuple[DeprecatedRequest, ...] = ()
     since: str = ""
-    """When the API server that was asked had started, RFC 3339 in UTC; empty when it does not say."""
+    """When the first of the API servers that were asked had started, RFC 3339 in UTC; empty when none says it."""
     writers: tuple[OldWriter, ...] = ()
     definitions: tuple[StoredVersions, ...] = ()
     security_policies: tuple[str, ...] = ()
     """Names of PodSecurityPolicy objects."""
     problem: str = ""
-    """Why requests are not known."""
+    """Why requests are not known, or not all of them."""
 
 
 def _rows(minor: int, old: str, resources: str, replacement: str) -> Iterable[RemovedApi]:

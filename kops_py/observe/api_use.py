@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from kops_py.connect.base import JsonObject, KubeApi
 from kops_py.model.errors import KubeError
@@ -18,20 +18,16 @@ _BUSY = frozenset({"events", "leases", "endpointslices", "csinodes", "volumeatta
 """Resources that only components of the cluster write, and that there may be very many of."""
 
 
-def observe_api_use(api: KubeApi, current: Version, target: Version) -> ApiUse:
+def observe_api_use(
+    api: KubeApi, servers: Mapping[str, KubeApi | KubeError], current: Version, target: Version
+) -> ApiUse:
     """Return requests, writers and stored versions that matter on the way to ``target``; raises KubeError.
 
-    Asks in versions that stay, so that asking does not itself count as a deprecated request. The metrics are those of
-    the API server that answers; ``problem`` is set when they may not be read.
+    Asks in versions that stay, so that asking does not itself count as a deprecated request. Each of the ``servers``
+    counts its own requests; ``problem`` says which may not or cannot be read.
     """
     removed = removed_between(current.minor, target.minor)
-    problem, text = "", ""
-    try:
-        text = api.text("/metrics", timeout_s=_METRICS_TIMEOUT_S)
-    except KubeError as error:
-        if error.status not in {401, 403, 404}:
-            raise
-        problem = str(error)
+    texts, problems = _metrics(servers)
     definitions: list[StoredVersions] = api.fold(
         "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", list, _take_definition, page_size=50
     )
@@ -39,13 +35,27 @@ def observe_api_use(api: KubeApi, current: Version, target: Version) -> ApiUse:
     if any(api_.resource == "podsecuritypolicies" for api_ in removed):
         policies = tuple(sorted(str(o["metadata"]["name"]) for o in api.items(_POLICIES)))
     return ApiUse(
-        requests=deprecated_requests(text),
-        since=started_at(text),
+        requests=tuple(dict.fromkeys(r for text in texts for r in deprecated_requests(text))),
+        since=min(filter(None, map(started_at, texts)), default=""),
         writers=observe_writers(api, removed),
         definitions=tuple(definitions),
         security_policies=policies,
-        problem=problem,
+        problem="; ".join(problems),
     )
+
+
+def _metrics(servers: Mapping[str, KubeApi | KubeError]) -> tuple[list[str], list[str]]:
+    """Return what the API servers count, and why some do not say it."""
+    texts: list[str] = []
+    problems: list[str] = []
+    for name, server in servers.items():
+        try:
+            if isinstance(server, KubeError):
+                raise server
+            texts.append(server.text("/metrics", timeout_s=_METRICS_TIMEOUT_S))
+        except KubeError as error:
+            problems.append(f"{name}: {error}")
+    return texts, problems
 
 
 def observe_writers(api: KubeApi, removed: Sequence[RemovedApi]) -> tuple[OldWriter, ...]:

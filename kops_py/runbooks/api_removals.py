@@ -27,7 +27,7 @@ WRITTEN = FindingKind(
 UNKNOWN = FindingKind(
     "api-use-unknown",
     (WARNING,),
-    "The API server's metrics could not be read, so it is not known who uses API versions that go away.",
+    "The metrics of an API server could not be read, so it is not known who asks it for API versions that go away.",
     "Use a kubeconfig that may get /metrics, or look into the audit log.",
 )
 DEFINITION = FindingKind(

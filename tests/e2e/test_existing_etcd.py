@@ -78,7 +78,7 @@ def _build_etcd(bed: Bed, authority: Authority, folder: Path) -> None:
         for suffix in ("crt", "key"):
             node.put_file(folder / f"{name}.{suffix}", f"{PKI}/member.{suffix}", 0o600)
         node.put_file(authority.certificate, f"{PKI}/ca.crt")
-        node.exec(f"chown -R etcd: {PKI}")
+        node.exec(f"chown -R etcd: {PKI} /var/lib/etcd")
         own = {"NAME": name, "DATA_DIR": "/var/lib/etcd/theirs", "INITIAL_CLUSTER": cluster}
         own |= {f"{kind}CERT_FILE": f"{PKI}/member.crt" for kind in ("", "PEER_")}
         own |= {f"{kind}KEY_FILE": f"{PKI}/member.key" for kind in ("", "PEER_")}

@@ -142,7 +142,7 @@ def test_uses_of_versions_that_go_away(api: KubeApi) -> None:
     try:
         api.apply(crd(("v1alpha1", False, False), ("v1", True, True)))
         current, target = Version.parse("v1.20.2"), Version.parse("v1.22.0")
-        use = observe_api_use(api, current, target)
+        use = observe_api_use(api, {"n1": api}, current, target)
         assert ("networking.k8s.io", "v1beta1", "ingresses", "1.22") in {
             (r.group, r.version, r.resource, r.removed_release) for r in use.requests
         }

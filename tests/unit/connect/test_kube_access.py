@@ -12,6 +12,7 @@ from kops_py.connect.base import Cancel
 from kops_py.connect.kube_access import ADMIN_CONF, KubeAccess
 from kops_py.model.errors import HostError, KubeError, SudoError, UnreachableError
 from tests.fakes.cluster import make_spec
+from tests.fakes.kube import FakeKubeApi
 from tests.fakes.ssh import FakeFleet, FakeHost, Reply
 
 CAT = ("cat", ADMIN_CONF)
@@ -51,3 +52,35 @@ def test_one_that_cannot_be_asked_is_told_with_what_to_do(ask: Callable[[KubeAcc
         ask(access(tmp_path, ABSENT, Reply(error=NO_SUDO)))
     assert "n2: may not become root" in str(caught.value)
     assert "bootstrap" not in caught.value.hint
+
+
+def test_every_api_server_by_its_own_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, FakeKubeApi] = {}
+
+    def connect(config: bytes, *, server_override: str, **_: Any) -> FakeKubeApi:
+        if server_override == third:
+            raise KubeError("it does not answer", where=server_override)
+        return made.setdefault(server_override, FakeKubeApi())
+
+    monkeypatch.setattr("kops_py.connect.kube.connect_kube", connect)
+    there = Reply("config")
+    third = f"https://{make_spec(3, 0, 1).host('n3').node_ip}:6443"
+    with access(tmp_path, there, Reply(error=NO_SUDO), there).servers() as servers:
+        told = {name: "" if isinstance(s, FakeKubeApi) else str(s) for name, s in servers.items()}
+        open_now = [api.closed for api in made.values()]
+    assert open_now == [False]
+    assert all(api.closed for api in made.values())
+    assert told == {"n1": "", "n2": "may not become root", "n3": "it does not answer"}
+
+
+def test_the_only_api_server_by_the_way_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def connect(config: bytes, *, server_override: str | None, **_: Any) -> FakeKubeApi:
+        asked.append(server_override)
+        return FakeKubeApi()
+
+    monkeypatch.setattr("kops_py.connect.kube.connect_kube", connect)
+    with access(tmp_path, Reply("config")).servers() as servers:
+        assert list(servers) == ["n1"]
+    assert asked == [None]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kops_py.connect.base import JsonObject
+from kops_py.connect.base import JsonObject, KubeApi
 from kops_py.model.errors import KubeError
 from kops_py.model.version import Version
 from kops_py.observe.api_use import observe_api_use
@@ -57,7 +57,7 @@ def test_requests_writers_definitions_and_policies() -> None:
         cron_job("new", ("helm", "batch/v1")),
     ]
     api.lists["/apis/policy/v1beta1/podsecuritypolicies"] = [{"metadata": {"name": "restricted"}}]
-    use = observe_api_use(api, CURRENT, TARGET)
+    use = observe_api_use(api, {"n1": api}, CURRENT, TARGET)
     assert [(r.group, r.version, r.resource, r.removed_release) for r in use.requests] == [
         ("batch", "v1beta1", "cronjobs", "1.25")
     ]
@@ -71,7 +71,7 @@ def test_requests_writers_definitions_and_policies() -> None:
 
 def test_only_versions_that_stay_are_asked() -> None:
     api = server()
-    observe_api_use(api, CURRENT, TARGET)
+    observe_api_use(api, {"n1": api}, CURRENT, TARGET)
     asked = {path for verb, path in api.calls if verb == "items"}
     policies = {"/apis/policy/v1beta1/podsecuritypolicies"}
     assert asked - policies - {"/apis/apiextensions.k8s.io/v1/customresourcedefinitions"} == LISTS
@@ -80,22 +80,28 @@ def test_only_versions_that_stay_are_asked() -> None:
 def test_a_patch_asks_nothing_of_objects() -> None:
     api = FakeKubeApi()
     api.texts["/metrics"] = ""
-    assert observe_api_use(api, CURRENT, Version.parse("v1.24.9")).writers == ()
+    assert observe_api_use(api, {"n1": api}, CURRENT, Version.parse("v1.24.9")).writers == ()
 
 
 def test_a_replacement_that_is_not_served_yet() -> None:
     api = server()
     for path in sorted(LISTS):
         api.fail("items", path, KubeError("no", status=404))
-    assert observe_api_use(api, CURRENT, TARGET).writers == ()
+    assert observe_api_use(api, {"n1": api}, CURRENT, TARGET).writers == ()
 
 
-@pytest.mark.parametrize(("status", "told"), [(403, True), (404, True), (500, False)])
-def test_metrics_that_may_not_be_read(status: int, told: bool) -> None:
+def test_each_api_server_counts_its_own_requests() -> None:
+    api, other = server(), FakeKubeApi()
+    other.texts["/metrics"] = METRICS.replace("cronjobs", "jobs").replace("1.7672256e+09", "1.7e+09")
+    servers: dict[str, KubeApi | KubeError] = {"n1": api, "n2": other, "n3": KubeError("no route to host")}
+    use = observe_api_use(api, servers, CURRENT, TARGET)
+    assert sorted(r.resource for r in use.requests) == ["cronjobs", "jobs"]
+    assert use.since == "2023-11-14T22:13:20Z"
+    assert use.problem == "n3: no route to host"
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_metrics_that_cannot_be_read_are_told(status: int) -> None:
     api = server()
     api.fail("text", "/metrics", KubeError("no", status=status))
-    if told:
-        assert observe_api_use(api, CURRENT, TARGET).problem
-    else:
-        with pytest.raises(KubeError):
-            observe_api_use(api, CURRENT, TARGET)
+    assert observe_api_use(api, {"n1": api}, CURRENT, TARGET).problem == "n1: no"
