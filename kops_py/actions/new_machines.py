@@ -11,14 +11,23 @@ from pathlib import Path
 
 from kops_py.actions import kubeadm
 from kops_py.actions.deps import Deps
-from kops_py.actions.etcd_restore import OpenSnapshot, run_stage, sh, upload
+from kops_py.actions.etcd_restore import OpenSnapshot, everywhere, run_stage, sh, upload
 from kops_py.actions.etcd_restore_perform import RestorePerformer
 from kops_py.actions.kubeadm import KUBELET_CONF
 from kops_py.actions.perform import ClusterPerformer
 from kops_py.connect.base import Host, JsonObject, KubeApi
 from kops_py.engine.run import StepContext
 from kops_py.model.errors import CommandFailedError, EtcdError, KopsError, KubeError
-from kops_py.model.etcd_restore import CheckRestored, FinishRestore, Mark, UploadSnapshot
+from kops_py.model.etcd_restore import (
+    CheckRestored,
+    FinishRestore,
+    Mark,
+    StageData,
+    StartEtcd,
+    StopControlPlanes,
+    SwitchData,
+    UploadSnapshot,
+)
 from kops_py.model.new_machines import ForgetMachines, InitRestored, MakeData, PlaceFiles
 from kops_py.observe.pods import MIRROR
 from kops_py.tools import etcd_restore as tool
@@ -30,18 +39,26 @@ _CONFIG_PATH = f"{kubeadm.CONFIG_DIR}/restored-images.yaml"
 _KUBEADM_CONFIG = "/api/v1/namespaces/kube-system/configmaps/kubeadm-config"
 _NO_GRACE: JsonObject = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0}
 _CONFLICT = 409
+_BY_KUBEADM = "set kubernetes.version, or etcd's imageTag, to what the backup was made with"
+_OUTSIDE = (
+    "let the role etcd install that minor (kops_etcd_packages, docs/playbooks.md), then run the same command again"
+)
 _ATTEMPTS = 5
 
 
 class NewMachinesPerformer:
     """Carries out the plan: bootstrap's steps by its own performer, a restore's by its own, and what is between.
 
-    ``files`` are the contents of the bundle by their paths; ``open_snapshot`` gives the plain snapshot.
+    ``files`` are the contents of the bundle by their paths; ``open_snapshot`` gives the plain snapshot, which an etcd
+    of ``minor`` can read.
     """
 
-    def __init__(self, deps: Deps, files: Mapping[str, bytes], open_snapshot: OpenSnapshot, folder: Path) -> None:
+    def __init__(
+        self, deps: Deps, files: Mapping[str, bytes], open_snapshot: OpenSnapshot, folder: Path, *, minor: str
+    ) -> None:
         self._deps = deps
         self._files = files
+        self._minor = minor
         self._open_snapshot = open_snapshot
         self._cluster = ClusterPerformer(deps)
         self._restore = RestorePerformer(deps, open_snapshot, folder)
@@ -57,16 +74,22 @@ class NewMachinesPerformer:
             case PlaceFiles() as action:
                 place_files(deps, action, ctx, self._files)
             case UploadSnapshot(restore=restore, words=words, digest=digest, nodes=nodes):
-                for node in nodes:
-                    # Not undone when it fails, as the other kinds do: there is no old state to put back.
-                    upload(deps.fleet.host(node), restore, words, digest, self._open_snapshot, ctx)
+                # Not undone when it fails, as the other kinds do: there is no old state to put back.
+                everywhere(deps, nodes, lambda host: upload(host, restore, words, digest, self._open_snapshot, ctx))
             case MakeData() as action:
                 make_data(deps, action, ctx)
             case InitRestored() as action:
                 init_restored(deps, action, ctx, self._files)
             case ForgetMachines() as action:
                 forget_machines(deps, action, ctx)
-            case CheckRestored() | FinishRestore():
+            case StageData(members=members):
+                everywhere(
+                    deps,
+                    [m.node for m in members],
+                    lambda host: require_minor(host, "", self._minor, ctx, hint=_OUTSIDE),
+                )
+                self._restore.apply(ctx)
+            case StopControlPlanes() | SwitchData() | StartEtcd() | CheckRestored() | FinishRestore():
                 self._restore.apply(ctx)
             case _:
                 self._cluster.apply(ctx)
@@ -81,12 +104,15 @@ class NewMachinesPerformer:
         if isinstance(action, InitRestored):
             kubeadm.verify_member(self._deps, action.init.node, True, ctx)
             host = self._deps.fleet.host(action.init.node)
-            sh(host, tool.mark_script(action.data.restore, Mark.INITIALISED), ctx)
+            sh(host, tool.mark_script(action.place.restore, Mark.INITIALISED), ctx)
         elif not isinstance(action, _OWN):
             self._cluster.verify(ctx)
 
 
-_OWN = (PlaceFiles, UploadSnapshot, MakeData, InitRestored, ForgetMachines, CheckRestored, FinishRestore)
+_OWN = (
+    *(PlaceFiles, UploadSnapshot, MakeData, InitRestored, ForgetMachines),
+    *(StageData, StopControlPlanes, SwitchData, StartEtcd, CheckRestored, FinishRestore),
+)
 
 
 def place_files(deps: Deps, action: PlaceFiles, ctx: StepContext, files: Mapping[str, bytes]) -> None:
@@ -103,19 +129,24 @@ def make_data(deps: Deps, action: MakeData, ctx: StepContext) -> None:
     """Make a data directory of one member with the etcd that kubeadm will run; raises EtcdError when it cannot."""
     host = deps.fleet.host(action.member.node)
     image = _etcd_image(deps, host, ctx)
-    answer = host.run(("sh", "-c", tool.version_script(image)), sudo=True, timeout_s=ctx.remaining_s(), check=False)
-    version = tool.parse_version(answer.out)
-    if action.minor and not version.startswith(f"{action.minor}."):
-        raise EtcdError(
-            "this etcd cannot be given the snapshot",
-            where=host.name,
-            why=f"{image} is {version or answer.err.strip()[-200:]}, the snapshot is of {action.minor}",
-            hint="set kubernetes.version, or etcd's imageTag, to what the backup was made with",
-        )
+    require_minor(host, image, action.minor, ctx, hint=_BY_KUBEADM)
     member = action.member
     stage = tool.stage_script(action.restore, image, member, (member,), action.restore, bump=action.bump, has_hash=True)
     run_stage(host, stage, ctx, hint="choose another backup; no cluster runs here yet")
     sh(host, tool.switch_script(action.restore, member.data_dir), ctx)
+
+
+def require_minor(host: Host, image: str, minor: str, ctx: StepContext, *, hint: str) -> None:
+    """Raise EtcdError where the etcd of an image, or of the host itself, is of another minor than the snapshot."""
+    answer = host.run(("sh", "-c", tool.version_script(image)), sudo=True, timeout_s=ctx.remaining_s(), check=False)
+    version = tool.parse_version(answer.out)
+    if minor and not version.startswith(f"{minor}."):
+        raise EtcdError(
+            "this etcd cannot be given the snapshot",
+            where=host.name,
+            why=f"{image or 'its etcd'} is {version or answer.err.strip()[-200:]}, the snapshot is of {minor}",
+            hint=hint,
+        )
 
 
 def _etcd_image(deps: Deps, host: Host, ctx: StepContext) -> str:
@@ -139,15 +170,17 @@ def _etcd_image(deps: Deps, host: Host, ctx: StepContext) -> str:
 
 def init_restored(deps: Deps, action: InitRestored, ctx: StepContext, files: Mapping[str, bytes]) -> None:
     """Run kubeadm init on what is in place; a broken attempt's cleaning took it away, and it is put there again."""
-    host = deps.fleet.host(action.init.node)
-    database = f"{action.data.member.data_dir}/member/snap/db"
+    host, data = deps.fleet.host(action.init.node), action.data
 
     def before() -> None:
         place_files(deps, action.place, ctx, files)
+        if data is None:
+            return
+        database = tool.database(data.member.data_dir)
         if not host.run(("test", "-s", database), sudo=True, check=False, cancel=deps.cancel).ok:
-            make_data(deps, action.data, ctx)
+            make_data(deps, data, ctx)
 
-    ignores = (files_tool.data_check(action.data.member.data_dir),)
+    ignores = () if data is None else (files_tool.data_check(data.member.data_dir),)
     kubeadm.init_control_plane(deps, action.init, ctx, before=before, ignores=ignores)
 
 

@@ -211,7 +211,8 @@ def _tell(opened: Session, facts: RestoreFacts, run: RestoreRun, snapshot: Snaps
         if not found.reachable:
             continue
         if found.is_bare:
-            opened.emit(Note(message="no control plane was ever set up here", node=host.name))
+            what = "etcd" if opened.spec.external_etcd else "control plane"
+            opened.emit(Note(message=f"no {what} was ever set up here", node=host.name))
             continue
         state = "serves" if found.serves else "runs" if "etcd" in found.running else "is stopped"
         state += f" with the alarm {', '.join(found.alarms)}" if found.alarms else ""

@@ -39,13 +39,6 @@ def decide_new_machines(
     from kops_py.runbooks.new_machines import new_machines
 
     spec = opened.spec
-    if spec.external_etcd:
-        raise ConfigError(
-            "an external etcd is not brought back on new machines by one command",
-            where=str(spec.inventory_path),
-            why="every host is empty, and the group etcd names hosts of its own",
-            hint="restore onto control planes that run etcd themselves, or by hand: docs/etcd-restore.md",
-        )
     if fetched is None or snapshot is None:
         raise ConfigError(
             "the hosts are empty, and a snapshot alone makes no cluster of them",
@@ -74,7 +67,7 @@ def decide_new_machines(
 
         deps = make_deps(opened, place, facts, arguments.bootstrap)
         kept = {path: files[path] for path in (*arguments.old.pki, *arguments.old.files)}
-        return NewMachinesPerformer(deps, kept, open_snapshot, place.folder)
+        return NewMachinesPerformer(deps, kept, open_snapshot, place.folder, minor=arguments.snapshot.minor)
 
     plan = new_machines(spec, facts, restore, arguments)
     return Decided(plan, _findings(opened, plan, facts, restore, arguments), replan, performer, keeps_lease=False)
@@ -91,12 +84,14 @@ def _arguments(
     from kops_py.app.bootstrap import bootstrap_arguments
     from kops_py.connect.tls_probe import answers_for
     from kops_py.runbooks.new_machines import NewMachinesArguments, choose_first
+    from kops_py.runbooks.new_machines_etcd import external_members
     from kops_py.tools import etcd_restore as tool
     from kops_py.tools.new_machines import configured_flags, etcd_data_dir, etcd_version
 
     spec, (host, digest, files) = opened.spec, bundle
-    old = _old_cluster(fetched, host, digest, files)
-    version = etcd_version(spec)
+    old = _old_cluster(fetched, host, digest, files, external=spec.external_etcd)
+    outside = [restore.hosts[h.name].version for h in spec.etcd_hosts]
+    version = next(filter(None, outside), "") if spec.external_etcd else etcd_version(spec)
     begun = any(run.id in h.begun for h in restore.hosts.values())
     if not begun and old.endpoint:
         opened.emit(Note(message=f"asking whether the old cluster answers at {old.endpoint}"))
@@ -114,17 +109,18 @@ def _arguments(
         bootstrap=bootstrap_arguments(spec),
         etcd_version=version,
         data_dir=etcd_data_dir(spec),
+        members=external_members(spec, restore),
         bump=tool.BUMP if tool.bumps_revision(version) else 0,
         configured=configured_flags(spec),
         old_answers=not begun and answers_for(old.endpoint, files[_CA], timeout_s=_ANSWER_S),
     )
 
 
-def _old_cluster(fetched: Fetched, host: str, digest: str, files: Mapping[str, bytes]) -> OldCluster:
+def _old_cluster(fetched: Fetched, host: str, digest: str, files: Mapping[str, bytes], *, external: bool) -> OldCluster:
     """Return what is known of the cluster of the backup; raises BackupError when its authorities are not whole."""
     from kops_py.tools.new_machines import describe
 
-    found = describe(files)
+    found = describe(files, external=external)
     if found.missing:
         raise BackupError(
             f"the files of {host} in backup {fetched.manifest.id} do not make a cluster",

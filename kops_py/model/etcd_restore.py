@@ -132,9 +132,14 @@ class RestoreHost:
         return self.problem is None
 
     @property
+    def has_no_control_plane(self) -> bool:
+        """Whether there is no control plane on the host, and none was put aside."""
+        return self.reachable and not (self.manifests or self.aside)
+
+    @property
     def is_bare(self) -> bool:
-        """Whether there is no control plane and no member on the host, and none was put aside: a new machine."""
-        return self.reachable and not (self.manifests or self.aside or self.unit)
+        """Whether there is no member of etcd on the host either: a new machine."""
+        return self.has_no_control_plane and not self.unit
 
     @property
     def minor(self) -> str:

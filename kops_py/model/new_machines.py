@@ -68,7 +68,8 @@ class InitRestored(Action):
 
     init: InitControlPlane
     place: PlaceFiles
-    data: MakeData
+    data: MakeData | None
+    """None where etcd is outside the control planes, and has its data."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,13 +147,19 @@ def _word(source: str) -> str:
 def _kind(spec: ClusterSpec, facts: RestoreFacts) -> RestoreKind:
     planes = [facts.hosts[h.name] for h in spec.member_hosts]
     answering = [facts.hosts[h.name] for h in (*spec.member_hosts, *spec.control_planes)]
-    if any(h.reachable for h in answering) and all(h.is_bare for h in answering if h.reachable):
+    if any(h.reachable for h in answering) and all(is_vacant(spec, h) for h in answering if h.reachable):
         return RestoreKind.NEW_MACHINES
     serving = [h for h in planes if h.serves]
     if len(serving) >= quorum(len(planes)):
         # Everything serves: setting it back is the only thing a restore can mean.
         return RestoreKind.MEMBER if len(serving) < len(planes) else RestoreKind.ALL
     return RestoreKind.QUORUM if any(h.revision and not is_empty(h) for h in planes) else RestoreKind.ALL
+
+
+def is_vacant(spec: ClusterSpec, host: RestoreHost) -> bool:
+    """Whether there is neither a control plane on the host nor a member of etcd, or of an external one an empty one."""
+    formed = spec.external_etcd and host.has_no_control_plane and (is_empty(host) or not host.has_data)
+    return host.is_bare or formed
 
 
 def is_empty(host: RestoreHost) -> bool:

@@ -3,7 +3,8 @@
 The checklist this replaces: hosts prepared as for a new cluster; the authorities and keys of the old one, and what its
 API server's flags name, put in place; the snapshot made the data of an etcd of one member; kubeadm init on both, with
 certificates for the new names; what belongs to the lost machines deleted from the API; everybody else joined as to any
-cluster. All but the middle is bootstrap's own plan: at the end it has nothing to do.
+cluster. All but the middle is bootstrap's own plan: at the end it has nothing to do. An etcd outside the control planes
+gets the snapshot in all its members (new_machines_etcd).
 
 Until kubeadm init nothing of a cluster runs here, so that there is nothing to put back. docs/adr/0012-new-machines.md
 says why it is done so.
@@ -12,7 +13,7 @@ says why it is done so.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
@@ -34,7 +35,8 @@ from kops_py.model.plan import Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec
 from kops_py.model.version import Version
 from kops_py.runbooks.bootstrap import BootstrapArguments, bootstrap
-from kops_py.runbooks.etcd_restore_choice import FOREIGN_SNAPSHOT, OTHER_MINOR, UNFINISHED, unfinished
+from kops_py.runbooks.etcd_restore_choice import FOREIGN_SNAPSHOT, OTHER_MINOR, UNFINISHED, is_vacant, unfinished
+from kops_py.runbooks.new_machines_etcd import ETCD_WAVES, external_data, is_under_way
 from kops_py.runbooks.new_machines_findings import (
     FILES_ABSENT,
     FLAGS_MISSING,
@@ -50,6 +52,7 @@ _PLACE_S = 120.0
 _FORGET_S = 300.0
 _CHECK_S = 120.0
 _BEFORE_INIT = frozenset({"load balancers", "preparation"})
+_CLIENTS = "etcd clients"
 _INIT = "first control plane"
 _ENCRYPTION = "encryption-provider-config"
 
@@ -60,13 +63,15 @@ class NewMachinesArguments:
 
     run: RestoreRun
     first: str
-    """The control plane that gets the snapshot."""
+    """The control plane that kubeadm init runs on, which gets the snapshot where kubeadm runs etcd."""
     snapshot: SnapshotFacts
     old: OldCluster
     bootstrap: BootstrapArguments
     etcd_version: str
-    """Of the etcd that kubeadm will run."""
+    """Of the etcd that kubeadm will run, or that is there outside; empty while that is not known."""
     data_dir: str
+    members: tuple[NewMember, ...] = ()
+    """Those of an external etcd; empty where kubeadm runs etcd."""
     bump: int = 0
     configured: frozenset[str] = frozenset()
     """Flags of the API server that cluster.yaml sets."""
@@ -77,8 +82,10 @@ class NewMachinesArguments:
 def choose_first(spec: ClusterSpec, facts: RestoreFacts, run: RestoreRun) -> str:
     """Return the control plane that gets the snapshot: the one that has it already, else the first that answers."""
     reachable = [h.name for h in spec.control_planes if facts.hosts[h.name].reachable]
-    kept = (Mark.UPLOADED, Mark.STAGED, Mark.SWITCHED, Mark.INITIALISED)
-    begun = [n for n in reachable if facts.hosts[n].restores.get(run.id, frozenset()) & set(kept)]
+    kept = {Mark.INITIALISED}
+    if not spec.external_etcd:
+        kept |= {Mark.UPLOADED, Mark.STAGED, Mark.SWITCHED}
+    begun = [n for n in reachable if facts.hosts[n].restores.get(run.id, frozenset()) & kept]
     return next(iter(begun or reachable), "")
 
 
@@ -112,7 +119,7 @@ def _marks(restore: RestoreFacts, name: str, run: str) -> frozenset[Mark]:
     """Return the marks of a restore on a host; of a cluster that somebody reset since nothing is believed."""
     host = restore.hosts[name]
     found = host.restores.get(run, frozenset())
-    return found - {Mark.INITIALISED, Mark.FORGOTTEN} if host.is_bare else found
+    return found - {Mark.INITIALISED, Mark.FORGOTTEN} if host.has_no_control_plane else found
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +142,11 @@ class _World:
         """Return the control planes that can be reached."""
         return tuple(h.name for h in self.spec.control_planes if self.restore.hosts[h.name].reachable)
 
+    @property
+    def holders(self) -> tuple[str, ...]:
+        """Return all hosts with marks of this restore."""
+        return tuple(dict.fromkeys((*self.planes, *(m.node for m in self.arguments.members))))
+
     def has(self, name: str, *marks: Mark) -> bool:
         """Whether a host carries one of these marks of this restore."""
         return bool(_marks(self.restore, name, self.id) & {*marks, Mark.FINISHED})
@@ -143,32 +155,58 @@ class _World:
     def initialised(self) -> bool:
         return self.has(self.first, Mark.INITIALISED)
 
+    @property
+    def transfer_s(self) -> float:
+        size_bytes = self.arguments.snapshot.size_bytes * (len(self.arguments.members) or 1)
+        return 120 + size_bytes / _SLOWEST_BYTES_PER_S
+
 
 def _waves(world: _World) -> list[Wave]:
     if all(world.has(n, Mark.FINISHED) for n in world.planes):
         return []
     seen = seen_facts(world.facts, world.restore, world.arguments)
     whole = bootstrap(world.spec, seen, dataclasses.replace(world.arguments.bootstrap, first=world.first)).plan
+    early = _BEFORE_INIT | ETCD_WAVES | {_CLIENTS, _INIT}
     return [
-        *(w for w in whole.waves if w.name in _BEFORE_INIT),
-        Wave("keys and snapshot", tuple(_keys_and_data(world)), max_parallel=len(world.planes) or 1),
+        *_keys_and_data(world, whole),
         *(_restored_init(world, w) for w in whole.waves if w.name == _INIT),
         Wave("lost machines", _forget(world)),
-        *(w for w in whole.waves if w.name not in _BEFORE_INIT | {_INIT}),
+        *(w for w in whole.waves if w.name not in early),
         Wave("checks", _checks(world)),
     ]
 
 
-def _keys_and_data(world: _World) -> Iterator[Step]:
-    arguments = world.arguments
+def _keys_and_data(world: _World, whole: Plan) -> list[Wave]:
+    """Return all that comes before kubeadm init."""
+
+    def of_bootstrap(names: Collection[str]) -> list[Wave]:
+        return [w for w in whole.waves if w.name in names]
+
+    arguments, parallel = world.arguments, len(world.planes) or 1
+    if not arguments.members:
+        data = Wave("keys and snapshot", tuple(_on_control_planes(world)), max_parallel=parallel)
+        return [*of_bootstrap(_BEFORE_INIT), data]
+    members = arguments.members
+    formed = [] if is_under_way(world.restore, arguments.run, members) else of_bootstrap(ETCD_WAVES)
+    return [
+        # First of all, for its marks: they tell the next run whose the empty etcd is.
+        Wave("keys", tuple(_on_control_planes(world)), max_parallel=parallel),
+        *formed,
+        *external_data(world.restore, arguments.run, arguments.snapshot, members, world.transfer_s),
+        *of_bootstrap(_BEFORE_INIT),
+        *of_bootstrap({_CLIENTS}),
+    ]
+
+
+def _on_control_planes(world: _World) -> Iterator[Step]:
+    arguments, transfer_s = world.arguments, world.transfer_s
     size = arguments.snapshot.size_bytes
-    transfer_s = 120 + size / _SLOWEST_BYTES_PER_S
     for name in world.planes:
         place = _place(world, name)
         if place.paths and not world.has(name, Mark.PLACED):
             title = f"put files of {arguments.old.host} in place"
             yield Step(f"place/{name}", name, title, place, _PLACE_S, (*place.paths, "keys 0600, owned by root"))
-        if name != world.first or world.initialised:
+        if name != world.first or world.initialised or arguments.members:
             continue
         if not world.has(name, Mark.UPLOADED):
             upload = UploadSnapshot(world.id, arguments.run.words, arguments.snapshot.digest, (name,))
@@ -202,7 +240,8 @@ def _restored_init(world: _World, wave: Wave) -> Wave:
     steps = []
     for step in wave.steps:
         if isinstance(step.action, InitControlPlane):
-            action = InitRestored(step.action, _place(world, step.node), _data(world))
+            data = None if world.arguments.members else _data(world)
+            action = InitRestored(step.action, _place(world, step.node), data)
             details = (
                 *step.details,
                 "on the authorities and the data in place: certificates and kubeconfigs are made anew by them",
@@ -233,7 +272,7 @@ def _checks(world: _World) -> tuple[Step, ...]:
     nodes = tuple(h.name for h in world.spec.nodes if world.restore.hosts[h.name].reachable)
     return (
         Step("check", "", "compare what the API says with what is real", CheckRestored(nodes), _CHECK_S),
-        Step("finish", "", "remove the snapshot", FinishRestore(world.id, world.planes), _PLACE_S),
+        Step("finish", "", "remove the snapshot", FinishRestore(world.id, world.holders), _PLACE_S),
     )
 
 
@@ -255,11 +294,12 @@ def new_machines_findings(
     run = arguments.run
     begun = any(run.id in h.begun for h in restore.hosts.values())
     is_up = Mark.INITIALISED in _marks(restore, arguments.first, run.id)
+    ours = dict.fromkeys(h.name for h in (*spec.control_planes, *spec.etcd_hosts))
     return (
         *(
-            HOST_HAS_CLUSTER.found("it has manifests of a control plane, or a member of etcd", node=h.name)
-            for h in (restore.hosts[s.name] for s in spec.control_planes)
-            if h.reachable and not h.is_bare and not begun
+            HOST_HAS_CLUSTER.found("it has manifests of a control plane, or a member of etcd with data", node=h.name)
+            for h in (restore.hosts[name] for name in ours)
+            if h.reachable and not is_vacant(spec, h) and not begun
         ),
         *(
             UNFINISHED.found(f"{other.id} (kind {other.kind}, of {other.source[:12]})")
@@ -276,8 +316,9 @@ def _of_backup(spec: ClusterSpec, arguments: NewMachinesArguments) -> Iterator[F
     if not snapshot.has_our_ca:
         yield FOREIGN_SNAPSHOT.found(f"the authority among the files of {old.host} is not that of {snapshot.label}")
     minor = ".".join(arguments.etcd_version.split(".")[:2])
-    if snapshot.minor and minor != snapshot.minor:
-        yield OTHER_MINOR.found(f"the snapshot is of etcd {snapshot.minor}, kubeadm runs {arguments.etcd_version}")
+    if minor and snapshot.minor and minor != snapshot.minor:
+        who = "the hosts of the group etcd run" if arguments.members else "kubeadm runs"
+        yield OTHER_MINOR.found(f"the snapshot is of etcd {snapshot.minor}, {who} {arguments.etcd_version}")
     if arguments.old_answers:
         yield OLD_CLUSTER_ANSWERS.found(f"{old.endpoint} answers with a certificate of the cluster's authority")
     yield from _other_version(spec, old)

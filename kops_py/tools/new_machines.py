@@ -22,18 +22,10 @@ ADMIN_CONF = "/etc/kubernetes/admin.conf"
 ETCD_DATA = "/var/lib/etcd"
 
 AUTHORITIES = tuple(
-    f"{PKI}/{name}"
-    for name in (
-        "ca.crt",
-        "ca.key",
-        "etcd/ca.crt",
-        "etcd/ca.key",
-        "front-proxy-ca.crt",
-        "front-proxy-ca.key",
-        "sa.key",
-        "sa.pub",
-    )
+    f"{PKI}/{name}" for name in ("ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.key", "sa.pub")
 )
+OF_ETCD = (f"{PKI}/etcd/ca.crt", f"{PKI}/etcd/ca.key")
+"""Not needed: nothing that it signed is left, and kubeadm makes one that is not there."""
 _LEAVES = frozenset(
     f"{PKI}/{name}.{end}"
     for name in (
@@ -71,15 +63,18 @@ class Described:
     flags: tuple[tuple[str, str], ...]
 
 
-def describe(files: Mapping[str, bytes]) -> Described:
-    """Look at all files of a bundle, by their paths; a manifest that cannot be read tells nothing."""
+def describe(files: Mapping[str, bytes], *, external: bool = False) -> Described:
+    """Look at all files of a bundle, by their paths; a manifest that cannot be read tells nothing.
+
+    ``external``: the new cluster's etcd is outside the control planes, with an authority of its own.
+    """
     pods = {name: _pod(files.get(f"{MANIFESTS}/{name}.yaml", b"")) for name in _PODS}
     named = [(pod, flag, value, place) for pod in _PODS for flag, value, place in _named(pods[pod])]
     taken: dict[str, None] = {}
     absent: dict[str, None] = {}
     flags: list[tuple[str, str]] = []
     for pod, flag, value, place in named:
-        if place in AUTHORITIES or place in _LEAVES or _is_kubeconfig(place):
+        if place in AUTHORITIES or place in OF_ETCD or place in _LEAVES or _is_kubeconfig(place):
             continue
         found = [path for path in files if path == place or path.startswith(f"{place}/")]
         taken.update(dict.fromkeys(found))
@@ -88,8 +83,9 @@ def describe(files: Mapping[str, bytes]) -> Described:
         if pod == _PODS[0]:
             flags.append((flag, value))
     server, manager = (dict(_flags(pods[name])) for name in _PODS[:2])
+    of_etcd = () if external or not all(path in files for path in OF_ETCD) else OF_ETCD
     return Described(
-        pki=tuple(path for path in AUTHORITIES if path in files),
+        pki=(*(path for path in AUTHORITIES if path in files), *of_etcd),
         files=tuple(sorted(taken)),
         missing=tuple(path for path in AUTHORITIES if path not in files),
         absent=tuple(absent),

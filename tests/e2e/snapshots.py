@@ -12,6 +12,11 @@ ETCDCTL = (
     "--cacert=/etc/kubernetes/pki/etcd/ca.crt --cert=/etc/kubernetes/pki/etcd/healthcheck-client.crt "
     "--key=/etc/kubernetes/pki/etcd/healthcheck-client.key"
 )
+HOST_ETCDCTL = (
+    "ETCDCTL_API=3 etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/etcd/pki/ca.crt "
+    "--cert=/etc/etcd/pki/healthcheck-client.crt --key=/etc/etcd/pki/healthcheck-client.key"
+)
+"""On a host of an external etcd."""
 
 
 def take_snapshot(bed: Bed, folder: Path, *, on: str = "n1") -> Path:

@@ -20,7 +20,7 @@ import yaml
 from tests.e2e import workload
 from tests.e2e.backups import make_key
 from tests.e2e.bed import Bed
-from tests.e2e.snapshots import ETCDCTL, fetch, take_snapshot
+from tests.e2e.snapshots import ETCDCTL, HOST_ETCDCTL, fetch, take_snapshot
 
 GOAL_S = 300
 ENCRYPTION = "/etc/kubernetes/encryption/config.yaml"
@@ -34,6 +34,16 @@ KILLED_AT = (
     r"n4.*(kubeadm join|preflight|kubelet-start)",
 )
 
+OUTSIDE_KILLED_AT = (
+    r"files are in place",
+    r"n5: install, configure and run etcd$",
+    r"n6 has the snapshot",
+    r"put the new data in its place: done",
+    r"start all members, prove health and equal contents: done",
+    IN_INIT,
+)
+"""The same with an etcd outside the control planes."""
+
 pytestmark = pytest.mark.timeout(2400)
 
 
@@ -43,7 +53,7 @@ class Lost:
 
     backup: str
     identity: Path
-    snapshot: Path
+    snapshot: Path | None
     cluster_id: str
     token: str
 
@@ -88,6 +98,35 @@ def test_every_machine_lost_and_the_restore_killed(bed: Bed, tmp_path: Path) -> 
 
 
 @pytest.mark.soak
+def test_an_external_etcd_on_other_machines(bed: Bed, tmp_path: Path) -> None:
+    """Of one member on three; killed wherever the new members hold nothing, the snapshot, or half of it."""
+    etcd = ["n4", "n5", "n6"]
+    bed.boot(6)
+    lost = _built(bed, tmp_path, control_planes=["n1"], workers=["n2"], etcd=["n2"])
+    bed.lab.kill("n1", "n2")
+    bed.write_inventory(control_planes=["n3"], workers=["n4"], etcd=etcd)
+    command = ("etcd", "restore", lost.backup, "--identity", str(lost.identity))
+    planned = bed.program.run(*command, "--plan", exit_code=20)
+    for words in ("not in the inventory: n1, n2", "n5: member n5 at https://", "stop the empty etcd on n4, n5, n6"):
+        assert words in planned.stdout, planned.report()
+    assert "/etc/kubernetes/pki/etcd" not in planned.stdout, planned.report()
+    spent = 0.0
+    for point in OUTSIDE_KILLED_AT:
+        running = bed.program.start(*command, "-y")
+        running.wait_said(point, deadline_s=240)
+        duration_s = running.kill().duration_s
+        spent += duration_s
+        bed.say(f"killed {duration_s:.1f} s after its start at {point!r}")
+    finished = bed.program.run(*command, "-y", deadline_s=600)
+    spent += finished.duration_s
+    bed.say(f"on new machines: the last run {finished.duration_s:.1f} s, all seven {spent:.1f} s")
+    _check(bed, lost, planes=["n3"], workers=["n4"], etcd=etcd)
+    again = bed.program.run(*command, "-y", exit_code=3)
+    assert "quorum-serves" in again.text, again.report()
+    assert spent < GOAL_S
+
+
+@pytest.mark.soak
 def test_three_control_planes_behind_a_balancer_some_of_old_names(bed: Bed, tmp_path: Path) -> None:
     """More machines than there were: two with new disks and the names and addresses of the lost ones, three others."""
     bed.boot(5)
@@ -108,12 +147,15 @@ def test_three_control_planes_behind_a_balancer_some_of_old_names(bed: Bed, tmp_
     _check(bed, lost, planes=planes, workers=["n2"])
 
 
-def _built(bed: Bed, folder: Path, *, control_planes: Sequence[str], workers: Sequence[str]) -> Lost:
+def _built(
+    bed: Bed, folder: Path, *, control_planes: Sequence[str], workers: Sequence[str], etcd: Sequence[str] = ()
+) -> Lost:
     """Build a cluster that encrypts Secrets, fill it, and back it up."""
     nodes = [*control_planes, *workers]
     public, identity = make_key(folder)
-    bed.write_inventory(control_planes=control_planes, workers=workers)
-    bed.write_cluster("lost", backup=_backup(folder, public), kubeadm=_encrypting())
+    bed.write_inventory(control_planes=control_planes, workers=workers, etcd=etcd)
+    outside = {"etcd": {"topology": "external"}} if etcd else {}
+    bed.write_cluster("lost", backup=_backup(folder, public), kubeadm=_encrypting(), **outside)
     for name in control_planes:
         bed.node(name).exec(f"mkdir -p -m 700 {ENCRYPTION.rsplit('/', 1)[0]}")
         bed.node(name).put_file(_encryption().encode(), ENCRYPTION, 0o600)
@@ -129,7 +171,8 @@ def _built(bed: Bed, folder: Path, *, control_planes: Sequence[str], workers: Se
     assert line["state"] == "good", line
     tokens = json.loads(bed.kubectl("get secrets --field-selector type=kubernetes.io/service-account-token -o json"))
     token = base64.b64decode(tokens["items"][0]["data"]["token"]).decode()
-    return Lost(line["id"], identity, take_snapshot(bed, folder), bed.cluster_id(), token)
+    snapshot = None if etcd else take_snapshot(bed, folder)
+    return Lost(line["id"], identity, snapshot, bed.cluster_id(), token)
 
 
 def _backup(folder: Path, public: str) -> dict[str, Any]:
@@ -172,7 +215,7 @@ def _refusals(bed: Bed, lost: Lost) -> None:
     assert bed.node("n3").exec("ls /etc/kubernetes", check=False).stdout == ""
 
 
-def _check(bed: Bed, lost: Lost, *, planes: Sequence[str], workers: Sequence[str]) -> None:
+def _check(bed: Bed, lost: Lost, *, planes: Sequence[str], workers: Sequence[str], etcd: Sequence[str] = ()) -> None:
     """It is the old cluster, on these machines alone, and everything in it works."""
     first, nodes = planes[0], [*planes, *workers]
     workload.load_image(bed, nodes)
@@ -182,17 +225,21 @@ def _check(bed: Bed, lost: Lost, *, planes: Sequence[str], workers: Sequence[str
     assert "configmap/canary-after" not in found
     assert bed.kubectl("get secret canary -o jsonpath={.data.word}", on=first) == "cmVhZGFibGU="
     # Raises when it is not there: it is encrypted in etcd, and could be read with the old key alone.
-    bed.node(first).exec(f"{ETCDCTL} get /registry/secrets/default/canary | grep -aq k8s:enc:aescbc:v1:first")
+    holder, etcdctl = (etcd[0], HOST_ETCDCTL) if etcd else (first, ETCDCTL)
+    bed.node(holder).exec(f"{etcdctl} get /registry/secrets/default/canary | grep -aq k8s:enc:aescbc:v1:first")
     _check_token(bed, first, lost.token)
     status = bed.program.run("status", "-o", "json").json()
-    assert sorted(m["name"] for m in status["etcd_members"] if m["healthy"]) == sorted(planes), status
+    assert sorted(m["name"] for m in status["etcd_members"] if m["healthy"]) == sorted(etcd or planes), status
     bed.wait_ready(nodes, on=first)
     started = time.monotonic()
     workload.wait_answers(bed, nodes, deadline_s=120)
     bed.say(f"the workload answers on every node {time.monotonic() - started:.1f} s after its image was there")
     _check_nothing_old(bed, first, planes, nodes)
     _check_controllers(bed, first, nodes)
-    _check_files(bed, planes, nodes)
+    _check_files(bed, planes, [*nodes, *etcd])
+    for name in etcd or planes:
+        owner = "etcd" if etcd else "root"
+        assert bed.node(name).exec("stat -c '%a %U' /var/lib/etcd/member").stdout == f"700 {owner}\n"
     bed.assert_nothing_to_do()
 
 
@@ -248,9 +295,9 @@ def _check_files(bed: Bed, planes: Sequence[str], nodes: Sequence[str]) -> None:
     """Keys are root's alone, certificates are of the new names, and nothing of the way is left, here or there."""
     for name in planes:
         modes = bed.node(name).exec(
-            f"stat -c '%a %U' /etc/kubernetes/pki/ca.key /etc/kubernetes/pki/sa.key {ENCRYPTION} /var/lib/etcd/member"
+            f"stat -c '%a %U' /etc/kubernetes/pki/ca.key /etc/kubernetes/pki/sa.key {ENCRYPTION}"
         )
-        assert modes.stdout.splitlines() == ["600 root"] * 3 + ["700 root"], modes
+        assert modes.stdout.splitlines() == ["600 root"] * 3, modes
         text = bed.node(name).exec("openssl x509 -noout -text -in /etc/kubernetes/pki/apiserver.crt").stdout
         assert f"IP Address:{bed.node(name).ip}" in text
         assert ("n1" in planes) == (f"IP Address:{bed.node('n1').ip}" in text), "names of lost machines are in none"

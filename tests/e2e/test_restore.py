@@ -16,16 +16,12 @@ import pytest
 from tests.e2e import backups, canaries
 from tests.e2e.bed import Bed
 from tests.e2e.program import Finished
-from tests.e2e.snapshots import fetch, take_snapshot
+from tests.e2e.snapshots import HOST_ETCDCTL, fetch, take_snapshot
 
 PLANES = ("n1", "n2", "n3")
 NODES = ("n1", "n2", "n3", "n4")
 BALANCER = "n5"
 GOAL_S = 300
-HOST_ETCDCTL = (
-    "ETCDCTL_API=3 etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/etcd/pki/ca.crt "
-    "--cert=/etc/etcd/pki/healthcheck-client.crt --key=/etc/etcd/pki/healthcheck-client.key"
-)
 # Where a restore is killed: what a person would see on its standard error at that moment.
 KILLED_AT = (
     r"etcd \S+ (serves|runs|is stopped)",

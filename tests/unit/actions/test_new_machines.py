@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from kops_py.actions import jobs, kubeadm
 from kops_py.actions.new_machines import NewMachinesPerformer
 from kops_py.model.actions import InitControlPlane
 from kops_py.model.errors import CommandFailedError, EtcdError, KubeError
-from kops_py.model.etcd_restore import Mark, NewMember, UploadSnapshot
+from kops_py.model.etcd_restore import Mark, NewMember, StageData, UploadSnapshot
 from kops_py.model.new_machines import ForgetMachines, InitRestored, MakeData, PlaceFiles
 from kops_py.model.plan import Action
 from tests.fakes.kube import node
@@ -103,7 +104,9 @@ class Machine:
     def perform(self, action: Action, *, verify: bool = False) -> None:
         ctx = self.made.ctx(action)
         ctx.journal = lambda kind, **values: self.journaled.append({"kind": kind, **values})
-        performer = NewMachinesPerformer(self.made.deps, FILES, lambda: io.BytesIO(b"SECRET-snapshot"), self.folder)
+        performer = NewMachinesPerformer(
+            self.made.deps, FILES, lambda: io.BytesIO(b"SECRET-snapshot"), self.folder, minor="3.5"
+        )
         assert performer.check(ctx) is None
         performer.apply(ctx)
         if verify:
@@ -163,6 +166,23 @@ def test_another_minor_of_etcd_is_refused_before_anything_is_made(machine: Machi
     with pytest.raises(EtcdError, match="cannot be given the snapshot"):
         machine.perform(DATA)
     assert "stage" not in machine.done
+
+
+def test_an_external_etcd_of_another_minor_is_told_how_to_become_the_right_one(machine: Machine) -> None:
+    machine.version = "3.4.23"
+    member = NewMember("n1", "n1", "https://10.9.0.1:2380", "/var/lib/etcd", "etcd.service")
+    with pytest.raises(EtcdError, match="cannot be given the snapshot") as caught:
+        machine.perform(StageData("r1-abc", "r1-abc", (member,), 0, True, ("n1",)))
+    assert "its etcd is 3.4.23, the snapshot is of 3.5" in caught.value.why
+    assert "kops_etcd_packages" in caught.value.hint
+    assert machine.done == []
+
+
+def test_init_beside_an_external_etcd_looks_at_no_data(machine: Machine) -> None:
+    _init_jobs(machine)
+    machine.perform(dataclasses.replace(INIT, data=None))
+    assert machine.done[:2] == ["begin", "placed"]
+    assert not {"pull", "stage", "switch"} & set(machine.done)
 
 
 def test_a_snapshot_that_etcd_does_not_take(machine: Machine) -> None:

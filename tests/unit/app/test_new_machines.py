@@ -174,10 +174,16 @@ def test_where_no_control_plane_answers_that_is_what_is_said(opened: Any, tmp_pa
         app.decide_new_machines(opened, restore, RUN, SNAPSHOT, fetched(tmp_path, {"cp1": bundle()}))
 
 
-def test_an_external_etcd_is_left_to_a_person(opened: Any, tmp_path: Path) -> None:
-    opened.spec = make_spec(1, 1, etcd=3)
-    with pytest.raises(ConfigError, match="external etcd"):
-        app.decide_new_machines(opened, bare(opened), RUN, SNAPSHOT, fetched(tmp_path, {"cp1": bundle()}))
+def test_an_external_etcd_has_an_authority_of_its_own(opened: Any, tmp_path: Path) -> None:
+    opened.spec = spec = make_spec(1, 1, etcd=3)
+    facts = Facts(hosts={h.name: HostFacts(name=h.name, sudo=True) for h in spec.hosts})
+    opened.observe = lambda: facts
+    restore = RestoreFacts({h.name: RestoreHost(h.name) for h in spec.hosts})
+    decided = app.decide_new_machines(opened, restore, RUN, SNAPSHOT, fetched(tmp_path, {"cp1": bundle()}))
+    steps = {s.id: s for s in decided.plan.steps}
+    assert not [path for path in steps["place/n1"].details if "/etcd/" in path]
+    assert "n3: member n3 at https://10.9.0.3:2380" in steps["stage"].details
+    assert "snapshot-other-minor" not in {f.id for f in decided.findings}, "nothing is installed yet"
 
 
 def test_what_preflight_finds_of_our_own_beginning_is_left_out(

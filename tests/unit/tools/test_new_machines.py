@@ -76,7 +76,7 @@ def bundle() -> dict[str, bytes]:
     """Return the files of a control plane, as a bundle holds them."""
     conf = {"clusters": [{"name": "k", "cluster": {"server": "https://10.0.0.1:6443"}}]}
     return {
-        **{path: f"content of {path}".encode() for path in tool.AUTHORITIES},
+        **{path: f"content of {path}".encode() for path in (*tool.AUTHORITIES, *tool.OF_ETCD)},
         **{f"{PKI}/{name}": b"of a host that is gone" for name in LEAVES},
         f"{PKI}/oidc.crt": b"oidc",
         "/srv/secrets/config.yaml": b"the key of the encryption",
@@ -97,7 +97,7 @@ def bundle() -> dict[str, bytes]:
 
 def test_authorities_and_what_flags_name_are_taken_and_nothing_that_names_a_host() -> None:
     found = tool.describe(bundle())
-    assert found.pki == tool.AUTHORITIES
+    assert found.pki == (*tool.AUTHORITIES, *tool.OF_ETCD)
     assert found.files == (
         "/etc/kubernetes/audit/policy.yaml",
         f"{PKI}/oidc.crt",
@@ -135,6 +135,16 @@ def test_an_authority_that_is_not_there_is_missing(path: str) -> None:
     assert path not in tool.describe(files).pki
 
 
+@pytest.mark.parametrize("path", tool.OF_ETCD)
+def test_the_authority_of_etcd_is_taken_whole_or_made_anew(path: str) -> None:
+    files = bundle()
+    assert set(tool.OF_ETCD) <= set(tool.describe(files).pki)
+    assert not set(tool.OF_ETCD) & set(tool.describe(files, external=True).pki)
+    del files[path]
+    assert tool.describe(files).missing == ()
+    assert not set(tool.OF_ETCD) & set(tool.describe(files).pki)
+
+
 def test_a_file_that_a_flag_names_and_the_bundle_lacks_is_told() -> None:
     files = bundle()
     for path in ("/srv/secrets/config.yaml", "/srv/secrets/beside.yaml", f"{PKI}/oidc.crt"):
@@ -148,7 +158,7 @@ def test_files_that_cannot_be_read_tell_nothing(text: bytes) -> None:
     files = bundle() | {f"{tool.MANIFESTS}/{n}.yaml": text for n in names} | {tool.ADMIN_CONF: text}
     found = tool.describe(files)
     assert (found.files, found.flags, found.endpoint, found.service_subnets) == ((), (), "", "")
-    assert found.pki == tool.AUTHORITIES
+    assert found.pki == (*tool.AUTHORITIES, *tool.OF_ETCD)
 
 
 def test_a_volume_as_broad_as_a_disk_is_not_taken_as_a_whole() -> None:
@@ -165,7 +175,9 @@ def test_a_volume_as_broad_as_a_disk_is_not_taken_as_a_whole() -> None:
 
 def test_only_certificates_and_public_keys_may_be_read_by_others() -> None:
     open_to_others = {
-        path for path in (*tool.AUTHORITIES, *tool.describe(bundle()).files) if tool.mode_of(path) & 0o077
+        path
+        for path in (*tool.AUTHORITIES, *tool.OF_ETCD, *tool.describe(bundle()).files)
+        if tool.mode_of(path) & 0o077
     }
     assert open_to_others == {
         f"{PKI}/ca.crt",
