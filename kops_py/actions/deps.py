@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from kops_py.actions.drain_turns import Turns
 from kops_py.actions.join_secrets import JoinSecrets
 from kops_py.connect.base import Ansible, Cancel, Fleet, KubeApi
 from kops_py.engine.run import StepContext
@@ -50,6 +51,8 @@ class Deps:
     """Workloads that lacked pods before the run: they are not waited for."""
     moved: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Pods (``namespace/name``) that the drains of this run took from each node."""
+    turns: Turns = field(default_factory=Turns)
+    """The drains of this run that are under way."""
     dns_answered: set[str] = field(default_factory=set)
     """Nodes that DNS answered before their work in this run."""
     led: bool = False

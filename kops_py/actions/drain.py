@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import MappingProxyType
 from typing import TypeVar
@@ -37,6 +37,8 @@ _VOLUMES_POLL_S = 1.0
 _KUBELET_POLL_S, _KUBELET_SILENT_S = 5.0, 30.0
 """How often the node is looked at while pods are to end, and for how long its kubelet may be unheard of (Ready is
 Unknown, which the node controller says 40 s after the last report): without it no pod ends."""
+_STUCK_S = 10.0
+"""How long budgets alone hold a drain before its caller is told: longer than a pod elsewhere takes to become ready."""
 _SLICE_S = 0.1
 _PASSING = frozenset({0, 429, 500, 502, 503, 504})
 
@@ -47,29 +49,43 @@ def _untold(_report: DrainReport) -> None:
     """Take the report of a drain that did not end well and keep it nowhere."""
 
 
+def _unhelped(_namespaces: Collection[str], _until: float) -> None:
+    """Do nothing for a drain that budgets hold."""
+
+
 def drain(
     api_source: HasApi,
     node: str,
     policy: DrainPolicy,
     ctx: StepContext,
     unfinished: Callable[[DrainReport], None] = _untold,
+    stuck: Callable[[Collection[str], float], None] = _unhelped,
 ) -> DrainReport:
     """Remove from a node all pods that do not belong to it, and return what was done; the cordon is the caller's.
 
-    ``unfinished`` is given what was done until then, before the error of a drain that had begun goes on.
+    ``unfinished`` is given what was done until then, before the error of a drain that had begun goes on. ``stuck`` is
+    called with the budgets' namespaces each time budgets alone have held the drain for a while, and may take until the
+    time it is given (monotonic).
 
     Ends within ``policy.timeout_s`` and the step's own deadline. Safe to repeat after any interruption. Raises
     KubeError: pods the policy refuses (before anything is evicted), pods the API server refuses for good, and at the
     deadline what is left and why; ConfigError for a selector that is not one; CancelledError.
     """
-    return _Drain(api_source, node, policy, ctx).run(unfinished)
+    return _Drain(api_source, node, policy, ctx, stuck).run(unfinished)
 
 
 class _Drain:
     """One drain of one node; the calling thread decides, the pool only carries requests."""
 
-    def __init__(self, source: HasApi, node: str, policy: DrainPolicy, ctx: StepContext) -> None:
-        self._source, self._node, self._policy, self._ctx = source, node, policy, ctx
+    def __init__(
+        self,
+        source: HasApi,
+        node: str,
+        policy: DrainPolicy,
+        ctx: StepContext,
+        stuck: Callable[[Collection[str], float], None],
+    ) -> None:
+        self._source, self._node, self._policy, self._ctx, self._stuck = source, node, policy, ctx, stuck
         self._started = time.monotonic()
         self._deadline = min(self._started + policy.timeout_s, ctx.deadline_at)
         self._roster = Roster(node, policy)
@@ -81,6 +97,7 @@ class _Drain:
         self._held_s = self._ending_s = 0.0
         self._kubelet_asked = self._started
         self._silent_since: float | None = None
+        self._stuck_since: float | None = None
 
     def run(self, unfinished: Callable[[DrainReport], None]) -> DrainReport:
         _check_selectors(self._policy)
@@ -133,6 +150,7 @@ class _Drain:
                 self._roster.observe(pods)
             self._account(time.monotonic() - begun)
             self._check_kubelet()
+            self._check_stuck()
             empty = pods is not None and not self._roster.going
             if empty and certain:
                 break
@@ -161,6 +179,19 @@ class _Drain:
             self._silent_since = now
         if now - self._silent_since >= _KUBELET_SILENT_S:
             raise drain_errors.kubelet_gone(self._roster, str(ready.get("lastTransitionTime") or ""))
+
+    def _check_stuck(self) -> None:
+        """Tell the caller when nothing ends and nothing goes, for budgets alone, and has not for a while."""
+        held, now = self._roster.held(), time.monotonic()
+        if not held or len(self._roster.going) > sum(map(len, held.values())):
+            self._stuck_since = None
+            return
+        if self._stuck_since is None:
+            self._stuck_since = now
+        if now - self._stuck_since >= _STUCK_S:
+            namespaces = {budget.partition("/")[0] for budget in held}
+            self._stuck(namespaces, self._deadline)
+            self._stuck_since = None
 
     def _start(self, pool: ThreadPoolExecutor) -> None:
         """Hand every pod that is due to the pool."""

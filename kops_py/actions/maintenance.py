@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from kops_py.actions.cordon import CordonState, cordon, finish, keep_reason, mark_of, mark_unfinished, uncordon
 from kops_py.actions.deps import Deps
 from kops_py.actions.dns_gate import note_dns
 from kops_py.actions.drain import drain
+from kops_py.actions.drain_turns import give_place_back
 from kops_py.actions.gates import wait_leaders, wait_proxy_rollout
 from kops_py.engine.run import StepContext
 from kops_py.model.actions import CordonNode, DrainNode, FinishNode, MarkUnfinished, UncordonNode
@@ -33,7 +36,11 @@ def drain_node(deps: Deps, action: DrainNode, ctx: StepContext) -> None:
         ctx.journal("drained", **report.to_json())
         ctx.emit(Note(message=report.summary(), node=action.node))
 
-    keep(drain(deps.kube, action.node, action.policy, ctx, unfinished=keep))
+    def stuck(namespaces: Collection[str], until: float) -> None:
+        give_place_back(deps.turns, deps.kube.api, action.node, namespaces, until, ctx, by=deps.by, run_id=deps.run_id)
+
+    with deps.turns.drain_of(action.node):
+        keep(drain(deps.kube, action.node, action.policy, ctx, unfinished=keep, stuck=stuck))
 
 
 def uncordon_node(deps: Deps, action: UncordonNode, ctx: StepContext) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from kops_py.app.etcd_restore_source import Fetched, holds_any, object_names
@@ -83,6 +83,7 @@ def _arguments(
 ) -> NewMachinesArguments:
     from kops_py.app.bootstrap import bootstrap_arguments
     from kops_py.connect.tls_probe import answers_for
+    from kops_py.runbooks.etcd_restore_choice import keeps_data
     from kops_py.runbooks.new_machines import NewMachinesArguments, choose_first
     from kops_py.runbooks.new_machines_etcd import external_members
     from kops_py.tools import etcd_restore as tool
@@ -96,6 +97,7 @@ def _arguments(
     if not begun and old.endpoint:
         opened.emit(Note(message=f"asking whether the old cluster answers at {old.endpoint}"))
     ours = (files[_CA].strip(), base64.b64encode(files[_CA].strip())[:512])
+    keeps = keeps_data(spec, restore)
     return NewMachinesArguments(
         run=run,
         first=choose_first(spec, restore, run),
@@ -103,17 +105,27 @@ def _arguments(
             snapshot,
             label=f"backup {fetched.manifest.id}",
             taken_at=fetched.manifest.begun_at,
-            has_our_ca=holds_any(fetched.file, ours),
+            has_our_ca=_etcd_has(opened, restore, ours) if keeps else holds_any(fetched.file, ours),
         ),
         old=old,
         bootstrap=bootstrap_arguments(spec),
         etcd_version=version,
         data_dir=etcd_data_dir(spec),
         members=external_members(spec, restore),
+        keeps_data=keeps,
         bump=tool.BUMP if tool.bumps_revision(version) else 0,
         configured=configured_flags(spec),
         old_answers=not begun and answers_for(old.endpoint, files[_CA], timeout_s=_ANSWER_S),
     )
+
+
+def _etcd_has(opened: Session, restore: RestoreFacts, ours: Sequence[bytes]) -> bool:
+    """Whether the etcd that serves is that of the authority in the backup; raises HostError."""
+    from kops_py.observe.external_etcd import has_authority
+
+    etcd = opened.spec.external
+    serving = [h.name for h in opened.spec.etcd_hosts if restore.hosts[h.name].serves]
+    return etcd is None or all(has_authority(opened.fleet.host(name), etcd, ours) for name in serving[:1])
 
 
 def _old_cluster(fetched: Fetched, host: str, digest: str, files: Mapping[str, bytes], *, external: bool) -> OldCluster:
@@ -159,4 +171,6 @@ def _findings(
         probes = opened.probe(facts)
     found = check_hosts(opened, seen_facts(facts, restore, arguments), probes)
     begun = {name for name, host in restore.hosts.items() if arguments.run.id in host.begun}
+    if arguments.keeps_data:  # its workers, and what else etcd's hosts are, go on as they are
+        begun |= {h.name for h in opened.spec.nodes if facts.hosts[h.name].has_kubelet_conf}
     return (*own, *(f for f in found if not (f.id in _OURS and f.node in begun)))

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,7 +122,9 @@ class Session:
         from kops_py.observe.host import observe_hosts
 
         hosts = observe_hosts(self.fleet, self.spec, cancel=self.cancel)
-        return dataclasses.replace(self._observe_cluster(hosts), etcd=self._observe_external_etcd(hosts))
+        etcd = self._observe_external_etcd(hosts)
+        holds = bool(etcd) and not any(f.has_admin_conf for f in hosts.values()) and self._etcd_holds_cluster(hosts)
+        return dataclasses.replace(self._observe_cluster(hosts), etcd=etcd, etcd_holds_cluster=holds)
 
     def _observe_cluster(self, hosts: Mapping[str, HostFacts]) -> Facts:
         from kops_py.observe.cluster import observe_cluster
@@ -147,14 +149,26 @@ class Session:
         from kops_py.observe.external_etcd import observe_external_etcd
 
         etcd = self.spec.external
-        for name in etcd.hosts if etcd is not None else ():
-            if etcd is None or not hosts[name].reachable or not hosts[name].etcd_ca or not hosts[name].has_etcd_data:
-                continue
+        for name in self._our_members(hosts):
             try:
-                return observe_external_etcd(self.fleet.host(name), etcd)
+                return observe_external_etcd(self.fleet.host(name), etcd) if etcd is not None else ()
             except (HostError, ValueError):
                 continue
         return ()
+
+    def _our_members(self, hosts: Mapping[str, HostFacts]) -> tuple[str, ...]:
+        """Return the hosts of an external etcd of ours that have a member to be asked."""
+        names = self.spec.external.hosts if self.spec.external is not None else ()
+        return tuple(n for n in names if hosts[n].reachable and hosts[n].etcd_ca and hosts[n].has_etcd_data)
+
+    def _etcd_holds_cluster(self, hosts: Mapping[str, HostFacts]) -> bool:
+        from kops_py.observe.external_etcd import holds_cluster
+
+        for name in self._our_members(hosts):
+            with suppress(HostError):
+                if self.spec.external is not None and holds_cluster(self.fleet.host(name), self.spec.external):
+                    return True
+        return False
 
     def _is_expected(self, host: HostFacts) -> bool:
         """Whether a host is to be a member: not one that was taken out, or that the command leaves alone."""

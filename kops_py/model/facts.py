@@ -212,3 +212,5 @@ class Facts:
     kube_problem: KopsError | None = None
     etcd: tuple[EtcdMember, ...] = ()
     """Members as etcd tells them; empty when etcd was not asked, or did not answer."""
+    etcd_holds_cluster: bool = False
+    """Whether an external etcd of ours holds a cluster; asked only where no control plane has one."""

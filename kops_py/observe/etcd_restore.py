@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +22,6 @@ _LOOK_S = 60.0
 _VERSION_S = 60.0
 _ELECTION_S, _ELECTION_POLL_S = 15.0, 1.0
 """For a new leader after the old one is gone: etcd's own timeout is a second, a busy machine needs several."""
-_KUBEADM_CONFIG = "/registry/configmaps/kube-system/kubeadm-config"
 
 
 def _say_nothing(_: str) -> None:
@@ -147,7 +145,7 @@ def _ask_member(host: Host, found: RestoreHost) -> RestoreHost | None:
         answers=not status.is_learner,
         healthy=commits,
         alarms=tuple(dict.fromkeys((*(a for e in status.errors for a in etcdctl.alarms_in(e)), *alarms))),
-        holds_cluster=_has_keys(ask(etcdctl.etcdctl_argv("get", _KUBEADM_CONFIG, "--keys-only", "--consistency=s"))),
+        holds_cluster=etcdctl.parse_holds_cluster(ask(etcdctl.holds_cluster_argv())),
     )
 
 
@@ -158,13 +156,6 @@ def _commits(output: str) -> tuple[bool, tuple[str, ...]]:
     except ValueError:
         return False, ()
     return all(h.commits for h in health), tuple(a for h in health for a in etcdctl.alarms_in(h.problem))
-
-
-def _has_keys(output: str) -> bool:
-    try:
-        return bool(json.loads(output.strip().splitlines()[-1]).get("kvs"))
-    except (ValueError, IndexError, AttributeError):
-        return False
 
 
 def _read_data(host: Host, found: RestoreHost) -> RestoreHost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from kops_py.connect.base import Host
 from kops_py.model.spec import ExternalEtcd
@@ -31,6 +31,23 @@ def observe_external_etcd(host: Host, etcd: ExternalEtcd) -> tuple[EtcdMember, .
         etcdctl.parse_endpoint_status(ask(etcdctl.endpoint_status_argv(whole_cluster=True, pki=pki))),
         etcdctl.parse_endpoint_health(ask(etcdctl.endpoint_health_argv(whole_cluster=True, pki=pki))),
     )
+
+
+def holds_cluster(host: Host, etcd: ExternalEtcd) -> bool:
+    """Whether the member on this host holds a cluster of kubeadm; raises HostError."""
+    argv = etcdctl.holds_cluster_argv(pki=etcd.pki)
+    return etcdctl.parse_holds_cluster(host.run(argv, sudo=True, check=False, timeout_s=_TIMEOUT_S).out)
+
+
+def has_authority(host: Host, etcd: ExternalEtcd, words: Sequence[bytes]) -> bool:
+    """Whether one of these is in what the member on this host holds of its cluster's authority; raises HostError.
+
+    True as well where it holds nothing of it: then there is nothing to compare with.
+    """
+    values: list[bytes] = []
+    for argv in etcdctl.authority_argvs(pki=etcd.pki):
+        values += etcdctl.parse_values(host.run(argv, sudo=True, check=False, timeout_s=_TIMEOUT_S).out)
+    return not values or any(word in value for word in words for value in values)
 
 
 def member_entries(host: Host, etcd: ExternalEtcd) -> tuple[etcdctl.EtcdMemberEntry, ...]:

@@ -150,10 +150,19 @@ def _kind(spec: ClusterSpec, facts: RestoreFacts) -> RestoreKind:
     if any(h.reachable for h in answering) and all(is_vacant(spec, h) for h in answering if h.reachable):
         return RestoreKind.NEW_MACHINES
     serving = [h for h in planes if h.serves]
+    if keeps_data(spec, facts):
+        return RestoreKind.NEW_MACHINES
     if len(serving) >= quorum(len(planes)):
         # Everything serves: setting it back is the only thing a restore can mean.
         return RestoreKind.MEMBER if len(serving) < len(planes) else RestoreKind.ALL
     return RestoreKind.QUORUM if any(h.revision and not is_empty(h) for h in planes) else RestoreKind.ALL
+
+
+def keeps_data(spec: ClusterSpec, facts: RestoreFacts) -> bool:
+    """Whether an external etcd serves the cluster, and every control plane is a new machine: only keys are lacking."""
+    serving = [h for h in spec.etcd_hosts if facts.hosts[h.name].serves]
+    bare = [facts.hosts[h.name].has_no_control_plane for h in spec.control_planes if facts.hosts[h.name].reachable]
+    return bool(bare) and all(bare) and bool(serving) and len(serving) >= quorum(len(spec.etcd_hosts))
 
 
 def is_vacant(spec: ClusterSpec, host: RestoreHost) -> bool:

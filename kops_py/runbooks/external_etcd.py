@@ -13,7 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from kops_py.model.actions import AddEtcdMember, ConfigureEtcd, IssueEtcdCertificates, PlaceEtcdClient, WaitEtcd
+from kops_py.model.actions import (
+    INIT_JOB,
+    AddEtcdMember,
+    ConfigureEtcd,
+    IssueEtcdCertificates,
+    PlaceEtcdClient,
+    WaitEtcd,
+)
 from kops_py.model.facts import Facts, HostFacts
 from kops_py.model.finding import Finding, FindingKind, Severity, few
 from kops_py.model.plan import Step, Wave
@@ -53,7 +60,13 @@ UNKNOWN_MEMBER = FindingKind(
     "The external etcd has a member that is no host of the group etcd; it is left as it is.",
     "Add its host to the inventory, or take it out: etcdctl member remove ID.",
 )
-KINDS = (DATA_EXISTS, QUORUM, AUTHORITIES, TOPOLOGY, UNKNOWN_MEMBER)
+HOLDS_CLUSTER = FindingKind(
+    "etcd-holds-cluster",
+    (Severity.ERROR,),
+    "The external etcd holds a cluster, and no control plane has its keys: a new one would be built over its data.",
+    "Control planes were lost: kops-py etcd restore ID brings back their keys, and etcd keeps its data.",
+)
+KINDS = (DATA_EXISTS, QUORUM, AUTHORITIES, TOPOLOGY, UNKNOWN_MEMBER, HOLDS_CLUSTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +289,10 @@ def etcd_findings(world: EtcdWorld) -> tuple[Finding, ...]:
     if not world.initialised:
         message = "holds data of an etcd that kops-py did not build"
         found += [DATA_EXISTS.found(message, node=h.name) for h in hosts if world.is_foreign(h)]
+        # An init that was begun leaves its keys in etcd when it is cleaned up, and goes on over them.
+        begun = any(INIT_JOB in world.host(h.name).jobs for h in world.spec.control_planes)
+        if world.facts.etcd_holds_cluster and not begun:
+            found.append(HOLDS_CLUSTER.found("etcd holds kubeadm's configuration of a cluster"))
     if len({f for h in hosts if (f := world.host(h.name).etcd_ca)}) > 1:
         found.append(AUTHORITIES.found("the hosts of the group etcd hold certificates by different authorities"))
     if world.is_ours:

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from kops_py.model.actions import InitControlPlane
+from kops_py.model.actions import InitControlPlane, JoinNode, PrepareHost
 from kops_py.model.etcd_restore import (
     CheckRestored,
     FinishRestore,
@@ -72,6 +72,8 @@ class NewMachinesArguments:
     data_dir: str
     members: tuple[NewMember, ...] = ()
     """Those of an external etcd; empty where kubeadm runs etcd."""
+    keeps_data: bool = False
+    """Whether that etcd serves the cluster: then only its keys are brought back, and nothing is lost."""
     bump: int = 0
     configured: frozenset[str] = frozenset()
     """Flags of the API server that cluster.yaml sets."""
@@ -166,6 +168,7 @@ def _waves(world: _World) -> list[Wave]:
         return []
     seen = seen_facts(world.facts, world.restore, world.arguments)
     whole = bootstrap(world.spec, seen, dataclasses.replace(world.arguments.bootstrap, first=world.first)).plan
+    whole = dataclasses.replace(whole, waves=tuple(_without_living(world, w) for w in whole.waves))
     early = _BEFORE_INIT | ETCD_WAVES | {_CLIENTS, _INIT}
     return [
         *_keys_and_data(world, whole),
@@ -174,6 +177,16 @@ def _waves(world: _World) -> list[Wave]:
         *(w for w in whole.waves if w.name not in early),
         Wave("checks", _checks(world)),
     ]
+
+
+def _without_living(world: _World, wave: Wave) -> Wave:
+    """Leave out preparing and joining workers that are members still, since only control planes were lost."""
+    hosts = world.facts.hosts
+    living = (
+        {h.name for h in world.spec.workers if hosts[h.name].has_kubelet_conf} if world.arguments.keeps_data else set()
+    )
+    steps = tuple(s for s in wave.steps if s.node not in living or not isinstance(s.action, (PrepareHost, JoinNode)))
+    return dataclasses.replace(wave, steps=steps)
 
 
 def _keys_and_data(world: _World, whole: Plan) -> list[Wave]:
@@ -192,10 +205,15 @@ def _keys_and_data(world: _World, whole: Plan) -> list[Wave]:
         # First of all, for its marks: they tell the next run whose the empty etcd is.
         Wave("keys", tuple(_on_control_planes(world)), max_parallel=parallel),
         *formed,
-        *external_data(world.restore, arguments.run, arguments.snapshot, members, world.transfer_s),
+        *([] if arguments.keeps_data else _external_data(world)),
         *of_bootstrap(_BEFORE_INIT),
         *of_bootstrap({_CLIENTS}),
     ]
+
+
+def _external_data(world: _World) -> list[Wave]:
+    arguments = world.arguments
+    return external_data(world.restore, arguments.run, arguments.snapshot, arguments.members, world.transfer_s)
 
 
 def _on_control_planes(world: _World) -> Iterator[Step]:
@@ -278,11 +296,14 @@ def _checks(world: _World) -> tuple[Step, ...]:
 
 def _notes(world: _World) -> tuple[str, ...]:
     old, snapshot = world.arguments.old, world.arguments.snapshot
-    what = (
-        f"Kubernetes {old.kubernetes_version or '?'}, etcd {snapshot.minor or '?'}, revision {snapshot.revision or '?'}"
-    )
+    what = f"Kubernetes {old.kubernetes_version or '?'}"
+    if world.arguments.keeps_data:
+        kept = f"the keys of {snapshot.label}: {what}; etcd serves and keeps its data, nothing of it is lost"
+    else:
+        what += f", etcd {snapshot.minor or '?'}, revision {snapshot.revision or '?'}"
+        kept = f"the cluster of {snapshot.label}: {what}; {snapshot.loss}"
     return (
-        f"the cluster of {snapshot.label}: {what}; {snapshot.loss}",
+        kept,
         f"its API was {old.endpoint or '?'}, and is {world.spec.endpoint}",
     )
 
@@ -299,7 +320,7 @@ def new_machines_findings(
         *(
             HOST_HAS_CLUSTER.found("it has manifests of a control plane, or a member of etcd with data", node=h.name)
             for h in (restore.hosts[name] for name in ours)
-            if h.reachable and not is_vacant(spec, h) and not begun
+            if h.reachable and not is_vacant(spec, h) and not begun and not (arguments.keeps_data and h.unit)
         ),
         *(
             UNFINISHED.found(f"{other.id} (kind {other.kind}, of {other.source[:12]})")
@@ -314,9 +335,10 @@ def new_machines_findings(
 def _of_backup(spec: ClusterSpec, arguments: NewMachinesArguments) -> Iterator[Finding]:
     old, snapshot = arguments.old, arguments.snapshot
     if not snapshot.has_our_ca:
-        yield FOREIGN_SNAPSHOT.found(f"the authority among the files of {old.host} is not that of {snapshot.label}")
+        whose = "the etcd that serves" if arguments.keeps_data else snapshot.label
+        yield FOREIGN_SNAPSHOT.found(f"the authority among the files of {old.host} is not that of {whose}")
     minor = ".".join(arguments.etcd_version.split(".")[:2])
-    if minor and snapshot.minor and minor != snapshot.minor:
+    if minor and snapshot.minor and not arguments.keeps_data and minor != snapshot.minor:
         who = "the hosts of the group etcd run" if arguments.members else "kubeadm runs"
         yield OTHER_MINOR.found(f"the snapshot is of etcd {snapshot.minor}, {who} {arguments.etcd_version}")
     if arguments.old_answers:

@@ -7,7 +7,7 @@ from kops_py.model.finding import FindingKind, Severity
 HOST_HAS_CLUSTER = FindingKind(
     "host-has-cluster",
     (Severity.ERROR,),
-    "A control plane of the inventory runs one already: it is no new machine.",
+    "A host of the inventory runs a control plane, or a member of etcd with data, already: it is no new machine.",
     "Name empty machines; or restore the members that are there (--kind all).",
 )
 OLD_CLUSTER_ANSWERS = FindingKind(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,11 @@ from typing import Any
 from kops_py.model.etcd import LOCAL_ENDPOINT, EtcdCredentials
 from kops_py.model.status import CORRUPT, NOSPACE, EtcdMember
 
+_KUBEADM_CONFIG = "/registry/configmaps/kube-system/kubeadm-config"
+_WITH_AUTHORITY = (
+    "/registry/configmaps/kube-public/cluster-info",
+    "/registry/configmaps/kube-system/kube-root-ca.crt",
+)
 PKI = "/etc/kubernetes/pki/etcd"
 _ALARMS = {1: NOSPACE, 2: CORRUPT}
 """AlarmType of etcd's rpc.proto."""
@@ -79,6 +85,33 @@ def parse_container_id(output: str) -> str | None:
 def in_container(container_id: str, argv: Iterable[str]) -> tuple[str, ...]:
     """Return ``argv`` to be run inside a container; images without a shell need none for this."""
     return ("crictl", "exec", container_id, *argv)
+
+
+def holds_cluster_argv(*, pki: str = PKI) -> tuple[str, ...]:
+    """Return the command that asks a member, without a quorum, for a key that only a cluster of kubeadm has."""
+    return etcdctl_argv("get", _KUBEADM_CONFIG, "--keys-only", "--consistency=s", pki=pki)
+
+
+def parse_holds_cluster(output: str) -> bool:
+    """Read its output; what is no answer is no key."""
+    try:
+        return bool(json.loads(output.strip().splitlines()[-1]).get("kvs"))
+    except (ValueError, IndexError, AttributeError):
+        return False
+
+
+def authority_argvs(*, pki: str = PKI) -> tuple[tuple[str, ...], ...]:
+    """Return the commands for the objects that hold the certificate of a cluster's authority, for parse_values."""
+    return tuple(etcdctl_argv("get", key, "--consistency=s", pki=pki) for key in _WITH_AUTHORITY)
+
+
+def parse_values(output: str) -> tuple[bytes, ...]:
+    """Read the values that ``etcdctl get`` printed; what is no answer has none."""
+    try:
+        found = json.loads(output.strip().splitlines()[-1]).get("kvs") or ()
+        return tuple(base64.b64decode(kv["value"]) for kv in found)
+    except (ValueError, IndexError, AttributeError, KeyError, TypeError):
+        return ()
 
 
 def etcdctl_argv(

@@ -449,7 +449,7 @@ class FakeKubeApi:
             found: Any = item
             for part in way:
                 found = (found or {}).get(part)
-            if found != wanted:
+            if ("" if found is None else found) != wanted:  # as the API server: what is not set is empty
                 return False
         return True
 

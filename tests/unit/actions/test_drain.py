@@ -53,11 +53,13 @@ class Scene:
             raise self.refuse.pop(0)
         return self.api
 
-    def drain(self, *, step_s: float = 30.0, **policy: object) -> DrainReport:
+    def drain(
+        self, *, step_s: float = 30.0, stuck: Callable[[Any, float], None] = lambda *_: None, **policy: object
+    ) -> DrainReport:
         settings = DrainPolicy(**{"timeout_s": 20.0, **policy})  # type: ignore[arg-type]
         step = Step(f"drain/{self.shop.node}", self.shop.node, "drain", Action(), step_s)
         ctx = StepContext(step, self.cancel, self.events.append, time.monotonic() + step_s)
-        return drain(Source(self.api_source), self.shop.node, settings, ctx)
+        return drain(Source(self.api_source), self.shop.node, settings, ctx, stuck=stuck)
 
     @property
     def said(self) -> list[str]:
@@ -93,6 +95,35 @@ def scene() -> Iterator[Scene]:
     api.pod_lists_until_gone = 1
     yield made
     api.assert_clean()
+
+
+def test_the_caller_is_told_when_budgets_alone_have_held_it_for_a_while(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain_module, "_STUCK_S", 0.1)
+    scene.shop.pod("web-0")
+    scene.shop.pod("free", labels={"app": "free"})
+    scene.shop.budget("web", {"matchLabels": {"app": "web"}}, allowed=0, healthy=1, desired=1)
+    told: list[tuple[set[str], bool]] = []
+
+    def stuck(namespaces: set[str], until: float) -> None:
+        told.append((namespaces, 0 < until - time.monotonic() <= 20))
+        if len(told) == 2:
+            scene.shop.set_budget("web", allowed=1, healthy=2, desired=1)
+
+    begun = time.monotonic()
+    report = scene.drain(stuck=stuck)
+    assert told == [({"shop"}, True)] * 2
+    assert time.monotonic() - begun >= 0.2
+    assert report.evicted == ("shop/free", "shop/web-0")
+
+
+def test_a_drain_whose_pods_end_is_not_stuck(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is held waits for another that ends: that may be what its budget waits for."""
+    monkeypatch.setattr(drain_module, "_STUCK_S", 0.0)
+    scene.api.pod_lists_until_gone = 10
+    scene.shop.pod("web-0")
+    scene.drain(stuck=lambda *_: pytest.fail("nothing holds it"))
 
 
 def test_what_goes_and_what_stays(scene: Scene) -> None:

@@ -102,7 +102,7 @@ class Electing(FolderCluster):
         return code, answer
 
 
-@pytest.mark.parametrize(("leader_after", "limit_s", "serving"), [(5, 60.0, ("n1", "n2")), (1000, 0.5, ())])
+@pytest.mark.parametrize(("leader_after", "limit_s", "serving"), [(5, 60.0, ("n1", "n2")), (1000, 5.0, ())])
 def test_a_quorum_without_a_leader_is_looked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leader_after: int, limit_s: float, serving: tuple[str, ...]
 ) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from kops_py.model.actions import INIT_JOB
 from kops_py.model.drain import DrainPolicy
 from kops_py.model.errors import UnreachableError
-from kops_py.model.facts import HostFacts
+from kops_py.model.facts import HostFacts, JobState
 from kops_py.model.finding import Severity
 from kops_py.model.patches import PatchFacts, RebootPolicy, Update
 from kops_py.model.plan import Plan, unexpected_steps
@@ -195,3 +196,19 @@ def test_updates_reach_etcd_hosts_one_at_a_time_with_a_gate_between() -> None:
     ]
     left = patch(cluster.spec, cluster.facts(), {**patches, "n4": PatchFacts()}, arguments).plan
     assert unexpected_steps(plan.steps[2:], left.steps) == ()
+
+
+def test_no_new_cluster_is_built_over_the_data_of_one_that_lost_its_control_planes() -> None:
+    cluster = built(make_spec(1, etcd=1))
+    lost = SimulatedCluster(cluster.spec, external_members=cluster.external_members)
+    lost.hosts["n2"] = cluster.hosts["n2"]
+    facts = dataclasses.replace(lost.facts(), etcd_holds_cluster=True)
+    (found,) = [
+        f for f in bootstrap(lost.spec, facts, arguments_for(lost.spec)).findings if f.severity is Severity.ERROR
+    ]
+    assert found.id == "etcd-holds-cluster"
+    assert "kops-py etcd restore" in found.hint
+    # What an init of ours began goes on.
+    begun = dataclasses.replace(facts.hosts["n1"], jobs={INIT_JOB: JobState.FAILED})
+    facts = dataclasses.replace(facts, hosts={**facts.hosts, "n1": begun})
+    assert not [f for f in bootstrap(lost.spec, facts, arguments_for(lost.spec)).findings if f.id == found.id]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -33,7 +34,7 @@ from kops_py.model.new_machines import ForgetMachines, InitRestored, MakeData, O
 from kops_py.model.plan import Plan, Step, unexpected_steps
 from kops_py.model.spec import ClusterSpec
 from kops_py.runbooks.bootstrap import bootstrap
-from kops_py.runbooks.etcd_restore_choice import choose_run
+from kops_py.runbooks.etcd_restore_choice import choose_run, keeps_data
 from kops_py.runbooks.new_machines import (
     NewMachinesArguments,
     choose_first,
@@ -96,6 +97,9 @@ class World:
         facts = self.restore_facts()
         run = choose_run(self.spec, facts, None, SNAPSHOT)
         assert run == RestoreRun("r1-abcdef012345", RestoreKind.NEW_MACHINES, SNAPSHOT.digest)
+        return self.arguments_of(facts, run)
+
+    def arguments_of(self, facts: RestoreFacts, run: RestoreRun) -> NewMachinesArguments:
         return NewMachinesArguments(
             run=run,
             first=choose_first(self.spec, facts, run),
@@ -274,6 +278,48 @@ def test_an_etcd_that_is_being_given_the_snapshot_is_not_started_by_anything_els
     assert ids(world.plan(arguments))[:2] == ["upload", "stage"]
 
 
+def test_control_planes_lost_while_an_external_etcd_serves() -> None:
+    """Only keys are brought back: the members, and workers that live, go on as they are."""
+    spec = make_spec(2, 2, etcd=1)
+    world = World(spec)
+    for step in bootstrap(spec, world.cluster.facts(), arguments_for(spec)).plan.steps:
+        world.cluster.perform(step)
+    lost = World(spec)
+    lost.cluster.external_members = world.cluster.external_members
+    for name in ("n3", "n5"):  # a worker that lives, and the member
+        lost.cluster.hosts[name] = world.cluster.hosts[name]
+    hosts = dict(lost.restore_facts().hosts)
+    facts = RestoreFacts({**hosts, "n5": dataclasses.replace(hosts["n5"], holds_cluster=True)})
+    assert keeps_data(spec, facts)
+    run = choose_run(spec, facts, None, SNAPSHOT)
+    assert run.kind is RestoreKind.NEW_MACHINES
+    arguments = dataclasses.replace(lost.arguments_of(facts, run), keeps_data=True)
+    plan = new_machines(spec, lost.cluster.facts(), facts, arguments)
+    assert ids(plan) == [
+        *("place/n1", "place/n2", "prepare/n1", "prepare/n2", "prepare/n4", "etcd-client/n1", "etcd-client/n2"),
+        *("init/n1", "forget", "join/n2", "join/n4"),
+        *("network/n1", "network/n2", "network/n3", "network/n4", "healthy", "revoke", "check", "finish"),
+    ]
+    assert "etcd serves and keeps its data" in plan.notes[0]
+    assert not blocking(new_machines_findings(spec, facts, arguments))
+    foreign = dataclasses.replace(arguments, snapshot=dataclasses.replace(SNAPSHOT, has_our_ca=False))
+    (found,) = blocking(new_machines_findings(spec, facts, foreign))
+    assert "is not that of the etcd that serves" in found.message
+
+
+@pytest.mark.parametrize("changes", [{"healthy": False}, {"holds_cluster": False}])
+def test_an_etcd_that_does_not_serve_keeps_nothing(changes: dict[str, Any]) -> None:
+    spec = make_spec(1, etcd=1)
+    serving = RestoreHost("n2", unit="etcd.service", has_data=True, healthy=True, holds_cluster=True)
+    assert keeps_data(spec, RestoreFacts({"n1": RestoreHost("n1"), "n2": serving}))
+    other = dataclasses.replace(serving, **changes)
+    assert not keeps_data(spec, RestoreFacts({"n1": RestoreHost("n1"), "n2": other}))
+    running = RestoreHost("n1", manifests=frozenset({"kube-apiserver"}))
+    assert not keeps_data(spec, RestoreFacts({"n1": running, "n2": serving}))
+    down = RestoreHost("n1", problem=UnreachableError("gone", where="n1"))
+    assert not keeps_data(spec, RestoreFacts({"n1": down, "n2": serving})), "it may be there"
+
+
 def test_an_etcd_host_with_data_of_something_else_is_no_new_machine() -> None:
     spec = make_spec(1, etcd=1)
     world = World(spec)
@@ -281,11 +327,10 @@ def test_an_etcd_host_with_data_of_something_else_is_no_new_machine() -> None:
     hosts = dict(world.restore_facts().hosts)
     empty = RestoreHost("n2", unit="etcd.service", has_data=True, healthy=True)
     assert choose_run(spec, RestoreFacts({**hosts, "n2": empty}), None, SNAPSHOT).kind is RestoreKind.NEW_MACHINES
-    for other in (dataclasses.replace(empty, holds_cluster=True), dataclasses.replace(empty, healthy=False)):
-        facts = RestoreFacts({**hosts, "n2": other})
-        assert choose_run(spec, facts, None, SNAPSHOT).kind is not RestoreKind.NEW_MACHINES
-        found = blocking(new_machines_findings(spec, facts, arguments))
-        assert [(f.id, f.node) for f in found] == [("host-has-cluster", "n2")]
+    facts = RestoreFacts({**hosts, "n2": dataclasses.replace(empty, healthy=False)})
+    assert choose_run(spec, facts, None, SNAPSHOT).kind is not RestoreKind.NEW_MACHINES
+    found = blocking(new_machines_findings(spec, facts, arguments))
+    assert [(f.id, f.node) for f in found] == [("host-has-cluster", "n2")]
 
 
 def test_the_minor_of_an_external_etcd_that_is_there_already() -> None:
