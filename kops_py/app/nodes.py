@@ -12,7 +12,7 @@ from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
 from kops_py.app.upgrade import RolloutSettings, drain_findings, make_rollout
 from kops_py.app.upgrade_backup import begin_with_backup
-from kops_py.app.upgrade_facts import require_api, with_etcd
+from kops_py.app.upgrade_facts import require_api, with_settled_etcd
 from kops_py.model.errors import ConfigError
 from kops_py.model.event import Note
 from kops_py.model.facts import Facts
@@ -110,7 +110,7 @@ def _look(opened: Session, verb: str) -> Facts:
     opened.emit(Note(message=looking_at(opened.spec)))
     facts = opened.observe()
     require_api(facts, verb)
-    return with_etcd(opened, facts)
+    return with_settled_etcd(opened, facts)
 
 
 def _check_members(facts: Facts, nodes: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from kops_py.app.canaries import settle_canaries, with_passed
 from kops_py.app.run import Decided, RunPlace, RunResult, run_operation
 from kops_py.app.session import Confirm, Emit, Session, Settings, looking_at
 from kops_py.app.upgrade_backup import begin_with_backup
-from kops_py.app.upgrade_facts import require_api, with_etcd
+from kops_py.app.upgrade_facts import require_api, with_settled_etcd
 from kops_py.model.errors import ConfigError
 from kops_py.model.event import Note
 from kops_py.model.facts import Facts, KubeFacts
@@ -88,7 +88,7 @@ def _decide(
 
     spec = opened.spec
     opened.emit(Note(message=looking_at(spec)))
-    facts = with_etcd(opened, opened.observe())
+    facts = with_settled_etcd(opened, opened.observe())
     current = _oldest(facts)
     if no_way := path_findings(current, target, via):
         # Not to be ignored: there is no plan without a way.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from datetime import UTC, datetime
 from typing import Any
 
 from kops_py.app.session import Session
 from kops_py.connect.base import Host
 from kops_py.model.errors import HostError, KubeError
+from kops_py.model.event import Note
 from kops_py.model.facts import Facts
 from kops_py.model.spec import ClusterSpec
 from kops_py.model.status import Certificate
@@ -17,6 +19,7 @@ from kops_py.model.version import Version
 from kops_py.observe.addons import observe_addon_changes
 
 _SYSTEM = "/api/v1/namespaces/kube-system"
+_ETCD_SETTLES_S = 30.0
 _API_SERVERS = {"labelSelector": "component=kube-apiserver"}
 
 
@@ -133,6 +136,28 @@ def _certificates(opened: Session, facts: Facts) -> tuple[Certificate, ...]:
 def with_etcd(opened: Session, facts: Facts) -> Facts:
     """Return the facts with what etcd says of its members."""
     return dataclasses.replace(facts, etcd=opened.observe_etcd(facts))
+
+
+def with_settled_etcd(opened: Session, facts: Facts) -> Facts:
+    """Do the same, and ask again for half a minute while a member on a host that answers is not healthy.
+
+    A control plane that just started, after a loss of power or a restart, is Ready before its etcd is. Raises
+    CancelledError.
+    """
+    facts, until = with_etcd(opened, facts), time.monotonic() + _ETCD_SETTLES_S
+    there = {h.member_name for h in opened.spec.member_hosts if facts.hosts[h.name].reachable}
+    told = ""
+    while ill := sorted(m.name for m in facts.etcd if not m.healthy and not m.only_alarms and m.name in there):
+        if time.monotonic() >= until:
+            break
+        message = f"etcd on {', '.join(ill)} is not healthy: looking again for {_ETCD_SETTLES_S:.0f} s"
+        if message != told:
+            opened.emit(Note(message=message))
+        told = message
+        opened.cancel.wait(_ETCD_SETTLES_S / 10)
+        opened.cancel.check()
+        facts = with_etcd(opened, facts)
+    return facts
 
 
 def require_api(facts: Facts, verb: str) -> None:
