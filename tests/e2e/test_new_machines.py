@@ -124,6 +124,38 @@ def test_an_external_etcd_on_other_machines(bed: Bed, tmp_path: Path) -> None:
     again = bed.program.run(*command, "-y", exit_code=3)
     assert "quorum-serves" in again.text, again.report()
     assert spent < GOAL_S
+    _control_plane_lost(bed, lost, command)
+
+
+def _control_plane_lost(bed: Bed, lost: Lost, command: Sequence[str]) -> None:
+    """Then the control plane's machine is lost, and etcd serves: only keys come back, and nothing that was written goes."""
+    bed.kubectl("create configmap canary-later --from-literal=word=later", on="n3")
+    joined = bed.node("n4").exec("stat -c %Y /etc/kubernetes/kubelet.conf").stdout
+    bed.lab.kill("n3")
+    bed.lab.new_disk("n3")
+    bed.lab.start("n3")
+    refused = bed.program.run("bootstrap", "-y", exit_code=3)
+    assert "etcd-holds-cluster" in refused.text, refused.report()
+    planned = bed.program.run(*command, "--plan", exit_code=20)
+    assert "etcd serves and keeps its data" in planned.stdout, planned.report()
+    assert "join as worker" not in planned.stdout, planned.report()
+    running = bed.program.start(*command, "-y")
+    running.wait_said(IN_INIT, deadline_s=240)
+    killed = running.kill()
+    bed.lab.kill("n3")
+    bed.lab.start("n3")
+    finished = bed.program.run(*command, "-y", deadline_s=600)
+    bed.say(f"beside an etcd that serves: {killed.duration_s + finished.duration_s:.1f} s in two runs")
+    workload.load_image(bed, ["n3"])
+    assert bed.cluster_id(on="n3") == lost.cluster_id
+    found = bed.kubectl("get configmaps -o name", on="n3").split()
+    assert {"configmap/canary-before", "configmap/canary-later"} <= set(found)
+    assert bed.kubectl("get secret canary -o jsonpath={.data.word}", on="n3") == "cmVhZGFibGU="
+    _check_token(bed, "n3", lost.token)
+    bed.wait_ready(["n3", "n4"], on="n3")
+    workload.wait_answers(bed, ["n3", "n4"], deadline_s=120)
+    assert bed.node("n4").exec("stat -c %Y /etc/kubernetes/kubelet.conf").stdout == joined, "the worker joined anew"
+    bed.assert_nothing_to_do()
 
 
 @pytest.mark.soak
