@@ -128,7 +128,7 @@ def test_an_external_etcd_on_other_machines(bed: Bed, tmp_path: Path) -> None:
 
 
 def _control_plane_lost(bed: Bed, lost: Lost, command: Sequence[str]) -> None:
-    """Then the control plane's machine is lost, and etcd serves: only keys come back, and nothing that was written goes."""
+    """Then the control plane's machine is lost, and etcd serves: only keys come back, nothing written is lost."""
     bed.kubectl("create configmap canary-later --from-literal=word=later", on="n3")
     joined = bed.node("n4").exec("stat -c %Y /etc/kubernetes/kubelet.conf").stdout
     bed.lab.kill("n3")
