@@ -22,7 +22,7 @@ from kops_py.connect.resources import data_dir
 from kops_py.model.actions import AddEtcdMember, ConfigureEtcd, WaitEtcd
 from kops_py.model.spec import ClusterSpec, HostSpec
 from kops_py.model.version import Version
-from kops_py.observe.external_etcd import observe_external_etcd
+from kops_py.observe.external_etcd import has_authority, holds_cluster, observe_external_etcd
 from kops_py.tools.etcd_pki import PAIRS, make_authority, make_certificate, names_of
 from tests.fakes.cluster import make_spec
 from tests.fakes.ssh import FakeFleet, FakeHost
@@ -191,6 +191,22 @@ def test_a_cluster_is_formed_loses_a_member_and_gets_another(bench: Bench) -> No
     stage.deps.spec = stage.spec = more
     add_member(stage.deps, AddEtcdMember("n5", "d"), stage.ctx(AddEtcdMember("n5", "d"), "n5"))
     assert bench.members("n5") == dict.fromkeys((*NAMES, "n5"), (True, False))
+
+
+def test_what_a_member_holds_of_a_cluster_is_told(bench: Bench) -> None:
+    """Of none, of one whose authority is not written down, of ours and of another's."""
+    etcd = bench.stage.spec.external
+    assert etcd
+    bench.form(NAMES)
+    wait_etcd(bench.stage.deps, WaitEtcd(NAMES), bench.stage.ctx(WaitEtcd(NAMES), ""))
+    host = bench.hosts["n3"]
+    assert not holds_cluster(host, etcd)
+    bench.put("n2", "/registry/configmaps/kube-system/kubeadm-config")
+    assert holds_cluster(host, etcd)
+    assert has_authority(host, etcd, [b"ours"]), "nothing to compare with"
+    bench.put("n2", "/registry/configmaps/kube-public/cluster-info")  # its value is "here"
+    assert has_authority(host, etcd, [b"ours", b"here"])
+    assert not has_authority(host, etcd, [b"ours"])
 
 
 def test_an_add_that_was_cut_off_goes_on(bench: Bench) -> None:

@@ -145,6 +145,19 @@ def test_an_output_without_json_is_an_error(output: str) -> None:
         etcdctl.parse_endpoint_status(output)
 
 
+def test_what_a_member_holds() -> None:
+    argv = etcdctl.holds_cluster_argv(pki="/pki")
+    assert "--consistency=s" in argv, "without a quorum too"
+    assert "--cacert=/pki/ca.crt" in argv
+    assert etcdctl.parse_holds_cluster(WARNING + '{"header":{},"kvs":[{"key":"eA=="}],"count":1}')
+    for none in ("", WARNING, '{"header":{}}', "[]"):
+        assert not etcdctl.parse_holds_cluster(none)
+        assert etcdctl.parse_values(none) == ()
+    assert etcdctl.parse_values(WARNING + '{"kvs":[{"key":"eA==","value":"aGVyZQ=="}]}') == (b"here",)
+    assert etcdctl.parse_values('{"kvs":[{"key":"eA=="}]}') == ()
+    assert all("--cacert=/pki/ca.crt" in argv for argv in etcdctl.authority_argvs(pki="/pki"))
+
+
 def test_commands() -> None:
     assert etcdctl.find_container_argv() == ("crictl", "ps", "--name", "etcd", "-q")
     assert etcdctl.parse_container_id("\nabc\ndef\n") == "abc"
