@@ -79,7 +79,7 @@ def _decide(opened: Session, given: RestoreSettings, fetched: Fetched | None) ->
             why=f"{len(facts.serving)} of {len(spec.member_hosts)} members of etcd serve",
             hint="name a backup (kops-py etcd list), --from FILE, or a member's data with --from-member HOST",
         )
-    if run.kind is RestoreKind.NEW_MACHINES:
+    if run.kind in (RestoreKind.NEW_MACHINES, RestoreKind.CONTROL_PLANES):
         from kops_py.app.new_machines import decide_new_machines
 
         _tell(opened, facts, run, snapshot)

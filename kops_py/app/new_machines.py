@@ -11,7 +11,7 @@ from kops_py.app.etcd_restore_source import Fetched, holds_any, object_names
 from kops_py.app.run import Decided, RunPlace
 from kops_py.app.session import Session, check_hosts
 from kops_py.model.errors import BackupError, ConfigError, HostError, KubeError
-from kops_py.model.etcd_restore import Mark, RestoreFacts, RestoreRun, SnapshotFacts
+from kops_py.model.etcd_restore import Mark, RestoreFacts, RestoreKind, RestoreRun, SnapshotFacts
 from kops_py.model.event import Note
 from kops_py.model.facts import Facts
 from kops_py.model.finding import Finding
@@ -83,7 +83,6 @@ def _arguments(
 ) -> NewMachinesArguments:
     from kops_py.app.bootstrap import bootstrap_arguments
     from kops_py.connect.tls_probe import answers_for
-    from kops_py.runbooks.etcd_restore_choice import keeps_data
     from kops_py.runbooks.new_machines import NewMachinesArguments, choose_first
     from kops_py.runbooks.new_machines_etcd import external_members
     from kops_py.tools import etcd_restore as tool
@@ -97,7 +96,7 @@ def _arguments(
     if not begun and old.endpoint:
         opened.emit(Note(message=f"asking whether the old cluster answers at {old.endpoint}"))
     ours = (files[_CA].strip(), base64.b64encode(files[_CA].strip())[:512])
-    keeps = keeps_data(spec, restore)
+    keeps = run.kind is RestoreKind.CONTROL_PLANES
     return NewMachinesArguments(
         run=run,
         first=choose_first(spec, restore, run),
@@ -112,7 +111,6 @@ def _arguments(
         etcd_version=version,
         data_dir=etcd_data_dir(spec),
         members=external_members(spec, restore),
-        keeps_data=keeps,
         bump=tool.BUMP if tool.bumps_revision(version) else 0,
         configured=configured_flags(spec),
         old_answers=not begun and answers_for(old.endpoint, files[_CA], timeout_s=_ANSWER_S),
@@ -171,6 +169,8 @@ def _findings(
         probes = opened.probe(facts)
     found = check_hosts(opened, seen_facts(facts, restore, arguments), probes)
     begun = {name for name, host in restore.hosts.items() if arguments.run.id in host.begun}
-    if arguments.keeps_data:  # its workers, and what else etcd's hosts are, go on as they are
+    if (
+        arguments.run.kind is RestoreKind.CONTROL_PLANES
+    ):  # its workers, and what else etcd's hosts are, go on as they are
         begun |= {h.name for h in opened.spec.nodes if facts.hosts[h.name].has_kubelet_conf}
     return (*own, *(f for f in found if not (f.id in _OURS and f.node in begun)))

@@ -21,13 +21,15 @@ class RestoreKind(StrEnum):
 
     ``member``: quorum is there, the lost member is replaced and no snapshot is used. ``quorum``: quorum is lost and
     some data is left. ``all``: nothing is left, or everything is to be set back. ``new-machines``: the machines
-    themselves are gone, and the inventory names empty ones.
+    themselves are gone, and the inventory names empty ones. ``control-planes``: all control planes are gone that way, and
+    an external etcd serves; only keys are brought back.
     """
 
     MEMBER = "member"
     QUORUM = "quorum"
     ALL = "all"
     NEW_MACHINES = "new-machines"
+    CONTROL_PLANES = "control-planes"
 
 
 class Mark(StrEnum):

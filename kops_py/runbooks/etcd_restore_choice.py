@@ -151,7 +151,7 @@ def _kind(spec: ClusterSpec, facts: RestoreFacts) -> RestoreKind:
         return RestoreKind.NEW_MACHINES
     serving = [h for h in planes if h.serves]
     if keeps_data(spec, facts):
-        return RestoreKind.NEW_MACHINES
+        return RestoreKind.CONTROL_PLANES
     if len(serving) >= quorum(len(planes)):
         # Everything serves: setting it back is the only thing a restore can mean.
         return RestoreKind.MEMBER if len(serving) < len(planes) else RestoreKind.ALL

@@ -24,6 +24,7 @@ from kops_py.model.etcd_restore import (
     Mark,
     NewMember,
     RestoreFacts,
+    RestoreKind,
     RestoreRun,
     SnapshotFacts,
     UploadSnapshot,
@@ -35,9 +36,17 @@ from kops_py.model.plan import Plan, Step, Wave
 from kops_py.model.spec import ClusterSpec
 from kops_py.model.version import Version
 from kops_py.runbooks.bootstrap import BootstrapArguments, bootstrap
-from kops_py.runbooks.etcd_restore_choice import FOREIGN_SNAPSHOT, OTHER_MINOR, UNFINISHED, is_vacant, unfinished
+from kops_py.runbooks.etcd_restore_choice import (
+    FOREIGN_SNAPSHOT,
+    OTHER_MINOR,
+    UNFINISHED,
+    is_vacant,
+    keeps_data,
+    unfinished,
+)
 from kops_py.runbooks.new_machines_etcd import ETCD_WAVES, external_data, is_under_way
 from kops_py.runbooks.new_machines_findings import (
+    ETCD_DOES_NOT_SERVE,
     FILES_ABSENT,
     FLAGS_MISSING,
     HOST_HAS_CLUSTER,
@@ -72,13 +81,19 @@ class NewMachinesArguments:
     data_dir: str
     members: tuple[NewMember, ...] = ()
     """Those of an external etcd; empty where kubeadm runs etcd."""
-    keeps_data: bool = False
-    """Whether that etcd serves the cluster: then only its keys are brought back, and nothing is lost."""
     bump: int = 0
     configured: frozenset[str] = frozenset()
     """Flags of the API server that cluster.yaml sets."""
     old_answers: bool = False
     """Whether the API of the old cluster answers still; not asked for once the restore was begun."""
+
+    @property
+    def keeps_data(self) -> bool:
+        """Whether an external etcd serves the cluster: then only keys are brought back, and nothing is lost.
+
+        Decided when the restore begins: the first control plane that comes back is no new machine any more.
+        """
+        return self.run.kind is RestoreKind.CONTROL_PLANES
 
 
 def choose_first(spec: ClusterSpec, facts: RestoreFacts, run: RestoreRun) -> str:
@@ -205,7 +220,7 @@ def _keys_and_data(world: _World, whole: Plan) -> list[Wave]:
         # First of all, for its marks: they tell the next run whose the empty etcd is.
         Wave("keys", tuple(_on_control_planes(world)), max_parallel=parallel),
         *formed,
-        *([] if arguments.keeps_data else _external_data(world)),
+        *([] if arguments.keeps_data or world.initialised else _external_data(world)),
         *of_bootstrap(_BEFORE_INIT),
         *of_bootstrap({_CLIENTS}),
     ]
@@ -314,9 +329,11 @@ def new_machines_findings(
     """Return what speaks against beginning, or going on, beside what preflight and bootstrap find."""
     run = arguments.run
     begun = any(run.id in h.begun for h in restore.hosts.values())
+    lost = arguments.keeps_data and not begun and not keeps_data(spec, restore)
     is_up = Mark.INITIALISED in _marks(restore, arguments.first, run.id)
     ours = dict.fromkeys(h.name for h in (*spec.control_planes, *spec.etcd_hosts))
     return (
+        *([ETCD_DOES_NOT_SERVE.found("its members do not serve, or a control plane is there")] if lost else []),
         *(
             HOST_HAS_CLUSTER.found("it has manifests of a control plane, or a member of etcd with data", node=h.name)
             for h in (restore.hosts[name] for name in ours)

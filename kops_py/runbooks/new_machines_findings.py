@@ -10,6 +10,12 @@ HOST_HAS_CLUSTER = FindingKind(
     "A host of the inventory runs a control plane, or a member of etcd with data, already: it is no new machine.",
     "Name empty machines; or restore the members that are there (--kind all).",
 )
+ETCD_DOES_NOT_SERVE = FindingKind(
+    "etcd-does-not-serve",
+    (Severity.ERROR,),
+    "No external etcd serves a cluster whose control planes are all new machines: there is nothing to bring keys to.",
+    "Leave --kind out: it is chosen from what is found.",
+)
 OLD_CLUSTER_ANSWERS = FindingKind(
     "old-cluster-answers",
     (Severity.ERROR,),
@@ -48,6 +54,7 @@ WEBHOOKS = FindingKind(
 )
 KINDS = (
     HOST_HAS_CLUSTER,
+    ETCD_DOES_NOT_SERVE,
     OLD_CLUSTER_ANSWERS,
     OTHER_KUBERNETES,
     OTHER_NETWORKS,

@@ -52,23 +52,24 @@ class Bed:
         control_planes: Sequence[str],
         workers: Sequence[str] = (),
         load_balancers: Sequence[str] = (),
-        etcd: Sequence[str] = (),
+        etcd: Sequence[str] | None = (),
         others: Sequence[str] = (),
         variables: Mapping[str, Any] | None = None,
         host_variables: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Write hosts.yaml; a name may be in several roles; ``host_variables`` may name hosts the lab lacks.
 
-        ``others`` are in none of our groups.
+        ``others`` are in none of our groups. Without ``etcd`` its group is the control planes; None: there is no such
+        group.
         """
         own = host_variables or {}
-        names = dict.fromkeys((*control_planes, *workers, *load_balancers, *etcd, *others))
+        names = dict.fromkeys((*control_planes, *workers, *load_balancers, *(etcd or ()), *others))
         addresses = {name: {"ansible_host": self.node(name).ip} for name in names if name in self._lab_names()}
         hosts = {name: {**addresses.get(name, {}), **own.get(name, {})} for name in names}
         roles = {
             "kube_control_plane": control_planes,
             "kube_node": workers,
-            "etcd": etcd or control_planes,
+            "etcd": () if etcd is None else etcd or control_planes,
             "load_balancer": load_balancers,
         }
         document = {

@@ -29,7 +29,7 @@ def test_an_etcd_that_exists(bed: Bed, tmp_path: Path) -> None:
     bed.boot(5)
     authority = Authority("theirs")
     _build_etcd(bed, authority, tmp_path)
-    bed.write_inventory(control_planes=NODES[:1], workers=NODES[1:])
+    bed.write_inventory(control_planes=NODES[:1], workers=NODES[1:], etcd=None)
     backup, _, private = backups.section(bed)
     given = _give(bed, authority)
     bed.write_cluster("guest", etcd={"topology": "external", "external": given}, backup=backup)

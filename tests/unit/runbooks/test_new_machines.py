@@ -292,8 +292,8 @@ def test_control_planes_lost_while_an_external_etcd_serves() -> None:
     facts = RestoreFacts({**hosts, "n5": dataclasses.replace(hosts["n5"], holds_cluster=True)})
     assert keeps_data(spec, facts)
     run = choose_run(spec, facts, None, SNAPSHOT)
-    assert run.kind is RestoreKind.NEW_MACHINES
-    arguments = dataclasses.replace(lost.arguments_of(facts, run), keeps_data=True)
+    assert run.kind is RestoreKind.CONTROL_PLANES
+    arguments = lost.arguments_of(facts, run)
     plan = new_machines(spec, lost.cluster.facts(), facts, arguments)
     assert ids(plan) == [
         *("place/n1", "place/n2", "prepare/n1", "prepare/n2", "prepare/n4", "etcd-client/n1", "etcd-client/n2"),
@@ -302,6 +302,18 @@ def test_control_planes_lost_while_an_external_etcd_serves() -> None:
     ]
     assert "etcd serves and keeps its data" in plan.notes[0]
     assert not blocking(new_machines_findings(spec, facts, arguments))
+    # Half-way through its init the first is no new machine; the restore stays what it is, and touches no data.
+    begun = {run.id: frozenset({Mark.PLACED})}
+    half = dataclasses.replace(
+        hosts["n1"], manifests=frozenset({"kube-apiserver"}), restores=begun, begun={run.id: run.words}
+    )
+    later = RestoreFacts({**facts.hosts, "n1": half})
+    assert not keeps_data(spec, later)
+    assert choose_run(spec, later, None, SNAPSHOT) == run
+    assert not {"upload", "stage", "stop", "switch", "start"} & {
+        *ids(new_machines(spec, lost.cluster.facts(), later, arguments))
+    }
+    assert not blocking(new_machines_findings(spec, later, arguments))
     foreign = dataclasses.replace(arguments, snapshot=dataclasses.replace(SNAPSHOT, has_our_ca=False))
     (found,) = blocking(new_machines_findings(spec, facts, foreign))
     assert "is not that of the etcd that serves" in found.message
@@ -318,6 +330,28 @@ def test_an_etcd_that_does_not_serve_keeps_nothing(changes: dict[str, Any]) -> N
     assert not keeps_data(spec, RestoreFacts({"n1": running, "n2": serving}))
     down = RestoreHost("n1", problem=UnreachableError("gone", where="n1"))
     assert not keeps_data(spec, RestoreFacts({"n1": down, "n2": serving})), "it may be there"
+
+
+def test_once_the_api_serves_no_member_is_given_the_snapshot_again() -> None:
+    """Not even one whose host lost its marks, with its disk: the others hold what was written since."""
+    world = World(make_spec(1, 1, etcd=3))
+    arguments = world.arguments()
+    for step in world.plan().steps:
+        world.perform(step)
+        if step.id == "init/n1":
+            break
+    del world.marks["n4"], world.words["n4"]
+    assert not {"upload", "stage", "stop", "switch", "start"} & {*ids(world.plan(arguments))}
+
+
+def test_a_kind_that_does_not_fit_is_refused() -> None:
+    spec = make_spec(1, etcd=1)
+    world = World(spec)
+    run = choose_run(spec, world.restore_facts(), RestoreKind.CONTROL_PLANES, SNAPSHOT)
+    arguments = world.arguments_of(world.restore_facts(), run)
+    assert [f.id for f in blocking(new_machines_findings(spec, world.restore_facts(), arguments))] == [
+        "etcd-does-not-serve"
+    ]
 
 
 def test_an_etcd_host_with_data_of_something_else_is_no_new_machine() -> None:
