@@ -33,7 +33,8 @@ from kops_py.model.etcd_restore import RestoreKind
     "--kind",
     type=click.Choice([k.value for k in RestoreKind]),
     help="member: replace a lost one; quorum, all: restore into every member; new-machines: every machine is lost, "
-    "the inventory names empty ones; control-planes: all of these are, an external etcd serves  [default: by what is found]",
+    "the inventory names empty ones; control-planes: all of these are, an external etcd serves  "
+    "[default: by what is found]",
 )
 @click.option("--force", is_flag=True, help="also while a healthy quorum serves: set the cluster back")
 @click.option(

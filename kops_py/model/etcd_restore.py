@@ -21,8 +21,8 @@ class RestoreKind(StrEnum):
 
     ``member``: quorum is there, the lost member is replaced and no snapshot is used. ``quorum``: quorum is lost and
     some data is left. ``all``: nothing is left, or everything is to be set back. ``new-machines``: the machines
-    themselves are gone, and the inventory names empty ones. ``control-planes``: all control planes are gone that way, and
-    an external etcd serves; only keys are brought back.
+    themselves are gone, and the inventory names empty ones. ``control-planes``: all control planes are gone that way,
+    and an external etcd serves; only keys are brought back.
     """
 
     MEMBER = "member"
