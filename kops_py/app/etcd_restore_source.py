@@ -19,8 +19,9 @@ from kops_py.tools.file_bytes import FileBytes
 
 if TYPE_CHECKING:
     from kops_py.backup.catalogue import Catalogue
-    from kops_py.backup.manifest import Manifest
+    from kops_py.backup.manifest import Manifest, Part
 
+CA_KEY = "/etc/kubernetes/pki/ca.key"
 _PIECE = 1 << 20
 NEWEST = "newest"
 """Stands for the newest good backup."""
@@ -92,12 +93,9 @@ class Fetched:
     def read_files(self, cancel: Cancel) -> tuple[str, str, dict[str, bytes]]:
         """Return the files of one control plane, its name and the bundle's digest; only in memory.
 
-        That of the member the snapshot is of, when it was backed up. Raises BackupError when there is no bundle in
-        the backup, DamagedError, StoreError.
+        That of the member the snapshot is of, when it was backed up and has the cluster's authority: hosts of an external
+        etcd have not. Raises BackupError when there is no bundle in the backup, DamagedError, StoreError.
         """
-        from kops_py.backup.bundle import read_bundle
-        from kops_py.backup.proving import read_part
-
         bundles = sorted(self.manifest.bundles, key=lambda p: (p.host != self.manifest.source.member, p.host))
         if not bundles:
             raise BackupError(
@@ -106,11 +104,21 @@ class Fetched:
                 hint="choose another (kops-py etcd list), or bring /etc/kubernetes/pki of the old control plane by "
                 "hand: docs/etcd-restore.md",
             )
+        for part in bundles:
+            files = self._read_bundle(part, cancel)
+            if CA_KEY in files:
+                return part.host, part.plain_sha256, files
+        # None makes a cluster; the first will do to say what is missing.
+        return bundles[0].host, bundles[0].plain_sha256, self._read_bundle(bundles[0], cancel)
+
+    def _read_bundle(self, part: Part, cancel: Cancel) -> dict[str, bytes]:
+        from kops_py.backup.bundle import read_bundle
+        from kops_py.backup.proving import read_part
+
         taken = bytearray()
-        read_part(self.catalogue, self.manifest, bundles[0], taken.extend, identities=self.identities, cancel=cancel)
-        where = f"{self.catalogue.store.where}: {bundles[0].file}"
-        files = {file.path: data for file, data in read_bundle([bytes(taken)], where=where)}
-        return bundles[0].host, bundles[0].plain_sha256, files
+        read_part(self.catalogue, self.manifest, part, taken.extend, identities=self.identities, cancel=cancel)
+        where = f"{self.catalogue.store.where}: {part.file}"
+        return {file.path: data for file, data in read_bundle([bytes(taken)], where=where)}
 
 
 @contextmanager

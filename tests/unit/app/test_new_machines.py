@@ -72,6 +72,13 @@ def test_the_files_of_the_control_plane_the_snapshot_is_of_are_read(tmp_path: Pa
     assert others.read_files(Cancel())[0] == "a1", "when it was not backed up: any"
 
 
+def test_files_of_an_etcd_host_are_not_taken_for_those_of_a_control_plane(tmp_path: Path) -> None:
+    """The snapshot is of an external member, whose host was backed up too: its files make no cluster."""
+    key = {"/etc/kubernetes/pki/ca.key": b"key"}
+    got = fetched(tmp_path, {"cp1": {"/etc/etcd/pki/ca.key": b"of etcd"}, "n1": key})
+    assert (got.read_files(Cancel())[0], got.read_files(Cancel())[2]) == ("n1", key)
+
+
 def test_a_backup_without_files_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="holds no files of a control plane") as caught:
         fetched(tmp_path, {}).read_files(Cancel())
