@@ -93,8 +93,8 @@ class Fetched:
     def read_files(self, cancel: Cancel) -> tuple[str, str, dict[str, bytes]]:
         """Return the files of one control plane, its name and the bundle's digest; only in memory.
 
-        That of the member the snapshot is of, when it was backed up and has the cluster's authority: hosts of an external
-        etcd have not. Raises BackupError when there is no bundle in the backup, DamagedError, StoreError.
+        That of the member the snapshot is of, when it was backed up and has the cluster's authority: hosts of an
+        external etcd have not. Raises BackupError when there is no bundle in the backup, DamagedError, StoreError.
         """
         bundles = sorted(self.manifest.bundles, key=lambda p: (p.host != self.manifest.source.member, p.host))
         if not bundles:
