@@ -55,7 +55,7 @@ PARTS: dict[str, list[list[str]]] = {
     "types": [[str(BIN / "mypy")]],
     "unit": [[*PYTEST, "-n", "2", "--timeout", "120", "-m", "not soak", "tests/unit"]],
     "integration": integration_commands(),
-    "e2e": [[*PYTEST, "-n", "2", "--dist", "load", "-m", "not soak", "tests/e2e"]],
+    "e2e": [[*PYTEST, "-n", "2", "--dist", "worksteal", "--durations", "10", "-m", "not soak", "tests/e2e"]],
     "soak": [],  # see tests/soak.py
     "pythons": [[sys.executable, "-m", "tests.pythons"]],
 }
