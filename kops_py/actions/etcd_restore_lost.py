@@ -1,4 +1,4 @@
-"""Restoring etcd, what is lost by it: names in an old database that was kept, and not in the snapshot.
+"""Restoring etcd, what is lost by it: names in an old database that was kept, and what became of them.
 
 Only names are told, of Secrets as well; values are never looked at. The old database comes to a file of this machine
 that has no name, and so is gone whenever this program is.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +20,7 @@ from kops_py.model.errors import CancelledError, KopsError
 from kops_py.model.etcd_restore import CheckRestored
 from kops_py.model.finding import few
 from kops_py.tools import etcd_restore as tool
-from kops_py.tools.bolt import NotADatabaseError, names_below, read_database
+from kops_py.tools.bolt import NotADatabaseError, read_database, revisions_below
 from kops_py.tools.file_bytes import FileBytes
 
 MOST_BYTES = 512 * 1024**2
@@ -34,13 +35,15 @@ _MADE_ANEW = frozenset(
     {"events", "leases", "masterleases", "peerserverleases", "ranges", "endpoints", "endpointslices"}
 )
 """What Kubernetes makes again by itself."""
+_WRITTEN_ALWAYS = ("nodes", "pods")
+"""What kubelets write anew all the time: that they changed says nothing."""
 _OWN_NAMES = {"minions": "nodes", "services/specs": "services", "services/endpoints": "endpoints"}
 
 
 def lost_objects(
     deps: Deps, action: CheckRestored, ctx: StepContext, open_snapshot: OpenSnapshot, folder: Path
 ) -> Iterator[str]:
-    """Tell by kind what the largest kept database holds and the snapshot does not; a failure is told as well."""
+    """Tell by kind how the snapshot differs from the largest kept database; a failure is told as well."""
     if not action.holders:
         return
     sizes = _kept_sizes(deps, action)
@@ -88,34 +91,65 @@ def _compared(
             stdout_to=take,
         )
         old.flush()
-        lost = _only_in(old, snapshot)
-    if lost is None:
-        return
-    yield from lost_sentences(lost, node)
+        difference = _difference(old, snapshot)
+    if difference is not None:
+        yield from lost_sentences(difference, node)
 
 
-def _only_in(old: BinaryIO, snapshot: BinaryIO) -> frozenset[str] | None:
-    """Return the names that only the old one has, None when it is no newer: then what it has was deleted since."""
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Names of objects, as etcd has them, that a restore leaves otherwise than they were in the old data."""
+
+    lost: Iterable[str] = ()
+    """Only in the old data."""
+    set_back: Iterable[str] = ()
+    """In both, and changed after the snapshot was taken."""
+    back: Iterable[str] = ()
+    """Only in the snapshot: deleted after it was taken."""
+
+
+def _difference(old: BinaryIO, snapshot: BinaryIO) -> Difference | None:
+    """Compare, None when the old data is no newer: then what differs was restored since."""
     before, restored = FileBytes(old), FileBytes(snapshot)
-    if read_database(before).revision <= read_database(restored).revision:
+    revision = read_database(restored).revision
+    if read_database(before).revision <= revision:
         return None
-    names = frozenset(names_below(before, [_ROOT])[_ROOT])
-    return names.difference(names_below(restored, [_ROOT])[_ROOT])
+    now, then = revisions_below(restored, [_ROOT]), revisions_below(before, [_ROOT])
+    cut = len(_ROOT)
+    return Difference(
+        lost=[key[cut:] for key in then.keys() - now.keys()],
+        set_back=[key[cut:] for key in then.keys() & now.keys() if then[key] > revision],
+        back=[key[cut:] for key in now.keys() - then.keys()],
+    )
 
 
-def lost_sentences(names: Iterable[str], node: str) -> Iterator[str]:
-    """Say by kind how many objects are lost, and the first of them by name; ``names`` as etcd has them."""
+def lost_sentences(found: Difference, node: str) -> Iterator[str]:
+    """Say by kind how many objects are lost, set back or there again, and the first of them by name."""
+    lost, set_back, back = (_by_kind(names) for names in (found.lost, found.set_back, found.back))
+    if not lost:
+        yield f"the old data kept on {node} has no object that the snapshot lacks"
+    yield from _told(lost, f"lost, in the old data kept on {node} only", "lost as well")
+    for kind in _WRITTEN_ALWAYS:
+        set_back.pop(kind, None)
+    yield from _told(set_back, f"set back, changed later in the old data kept on {node}", "set back as well")
+    yield from _told(back, f"there again, deleted in the old data kept on {node}", "there again as well")
+
+
+def _by_kind(names: Iterable[str]) -> dict[str, list[str]]:
     kinds: dict[str, list[str]] = {}
     for name in sorted(names):
         kind, own = kind_and_name(name)
         if kind not in _MADE_ANEW:
             kinds.setdefault(kind, []).append(own)
-    if not kinds:
-        yield f"the old data kept on {node} has no object that the snapshot lacks"
+    return kinds
+
+
+def _told(kinds: Mapping[str, list[str]], what: str, more: str) -> Iterator[str]:
     for kind, own_names in list(kinds.items())[:_KINDS_SHOWN]:
-        yield f"lost, in the old data kept on {node} only: {len(own_names)} {kind}: {few(own_names, 5)}"
+        yield f"{what}: {len(own_names)} {kind}: {few(own_names, 5)}"
     if len(kinds) > _KINDS_SHOWN:
-        yield f"lost as well: objects of {len(kinds) - _KINDS_SHOWN} more kinds: {few(list(kinds)[_KINDS_SHOWN:], 10)}"
+        rest = list(kinds)[_KINDS_SHOWN:]
+        yield f"{more}: objects of {len(rest)} more kinds: {few(rest, 10)}"
 
 
 def kind_and_name(name: str) -> tuple[str, str]:

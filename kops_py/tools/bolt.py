@@ -95,19 +95,28 @@ def names_below(data: Buffer, prefixes: Sequence[str]) -> dict[str, tuple[str, .
 
     Reads the whole store, page by page: every change is an entry of its own, the later ones after the earlier.
     """
+    there = sorted(revisions_below(data, prefixes))
+    return {prefix: tuple(key[len(prefix) :] for key in there if key.startswith(prefix)) for prefix in prefixes}
+
+
+def revisions_below(data: Buffer, prefixes: Sequence[str]) -> dict[str, int]:
+    """Return the keys below these prefixes that are there, with the revision of each one's last change; see above."""
     wanted = tuple(prefix.encode() for prefix in prefixes)
-    found: dict[bytes, bool] = {}
+    found: dict[bytes, int] = {}
     try:
         pages = _Pages(data)
         bucket = dict(pages.root_items()).get(b"key")
         for revision, value in pages.items(bucket) if bucket is not None else ():
             key = _key_of(value)
-            if key.startswith(wanted):
-                found[key] = not revision.endswith(b"t")  # a deletion is marked so behind its revision
+            if not key.startswith(wanted):
+                continue
+            if revision.endswith(b"t"):  # a deletion is marked so behind its revision
+                found.pop(key, None)
+            else:
+                found[key] = int.from_bytes(revision[:8], "big")
     except (struct.error, IndexError, RecursionError) as error:
         raise NotADatabaseError(f"its pages cannot be read ({error})") from error
-    there = sorted(key.decode("utf-8", "replace") for key, is_there in found.items() if is_there)
-    return {prefix: tuple(key[len(prefix) :] for key in there if key.startswith(prefix)) for prefix in prefixes}
+    return {key.decode("utf-8", "replace"): revision for key, revision in found.items()}
 
 
 def _key_of(value: bytes) -> bytes:

@@ -73,6 +73,25 @@ def test_what_only_the_old_data_has_is_told_by_kind_and_name(tmp_path: Path) -> 
         "lost, in the old data kept on n2 only: 1 widgets.example.com: default/w",
         "lost, in the old data kept on n2 only: 1 nodes: n9",
         "lost, in the old data kept on n2 only: 1 services: default/web",
+        "there again, deleted in the old data kept on n2: 1 secrets: default/old",
+    ]
+
+
+def test_what_is_set_back_and_what_is_there_again(tmp_path: Path) -> None:
+    """Nodes and pods are written all the time; that they changed is not told, that they are there again is."""
+    found = stage(1)
+    names = [b"configmaps/default/a", b"configmaps/default/b", b"minions/n1", b"pods/default/p", b"leases/x/y"]
+    entries = [(number, ROOT + name, False) for number, name in enumerate(names, 2)]
+    gone = [(20, ROOT + b"secrets/default/s", False), (21, ROOT + b"pods/default/old", False)]
+    changed = [(number, ROOT + name, False) for number, name in enumerate(names[1:], 91)]
+    deleted = [(99, ROOT + b"secrets/default/s", True), (100, ROOT + b"pods/default/old", True)]
+    keep(found, "n1", store_of(*entries, *gone, *changed, *deleted))
+    snapshot = store_of(*entries, *gone, (90, b"compact_rev_key", False))
+    assert told(found, tmp_path, snapshot, CheckRestored(("n1",), RESTORE, ("n1",))) == [
+        "the old data kept on n1 has no object that the snapshot lacks",
+        "set back, changed later in the old data kept on n1: 1 configmaps: default/b",
+        "there again, deleted in the old data kept on n1: 1 pods: default/old",
+        "there again, deleted in the old data kept on n1: 1 secrets: default/s",
     ]
 
 
@@ -103,7 +122,7 @@ def test_nothing_lost_is_told_too(tmp_path: Path) -> None:
 
 def test_many_names_and_kinds_are_cut_short() -> None:
     names = [f"configmaps/default/c{i}" for i in range(9)] + [f"kind{i:02}/x" for i in range(25)]
-    sentences = list(lost.lost_sentences(names, "n1"))
+    sentences = list(lost.lost_sentences(lost.Difference(names), "n1"))
     assert sentences[0].endswith("9 configmaps: default/c0, default/c1, default/c2, default/c3, default/c4 and 4 more")
     assert len(sentences) == 21
     assert sentences[-1] == "lost as well: objects of 6 more kinds: kind19, kind20, kind21, kind22, kind23, kind24"
