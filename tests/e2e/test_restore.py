@@ -65,6 +65,7 @@ def test_set_back_and_refusals(bed: Bed, tmp_path: Path) -> None:
     """What must be refused is, before anything is touched; with --force the cluster is set back, old data kept."""
     nodes = _single(bed)
     snapshot = _prepared(bed, nodes, tmp_path)
+    bed.kubectl("annotate configmap canary-before changed=later")
     refused = bed.program.run("etcd", "restore", "--from", str(snapshot), "-y", exit_code=3)
     assert "quorum-serves" in refused.text, refused.report()
     damaged = tmp_path / "damaged.db"
@@ -76,7 +77,9 @@ def test_set_back_and_refusals(bed: Bed, tmp_path: Path) -> None:
     assert "point of no return" in planned.stdout, planned.report()
     assert "restore-loses" in planned.text, planned.report()
     canaries.check(bed, before=True, after=True)  # nothing was touched so far
-    _restored(bed, nodes, "--from", str(snapshot), "--force", kept=("n1",))
+    done = _restored(bed, nodes, "--from", str(snapshot), "--force", kept=("n1",))
+    assert re.search(r"lost, in .*: \d+ configmaps: .*default/canary-after", done.text), done.report()
+    assert re.search(r"set back, .*: \d+ configmaps: .*default/canary-before", done.text), done.report()
     again = bed.program.run("etcd", "restore", "--from", str(snapshot), "--force", "-y", exit_code=3)
     assert "restore-repeated" in again.text, again.report()
 
