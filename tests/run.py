@@ -45,7 +45,16 @@ def integration_commands() -> list[list[str]]:
     ]
 
 
+def e2e_commands() -> list[list[str]]:
+    """Return a command for each scenario that is no soak, the longest first, and one for what there is beside them."""
+    folder = ROOT / "tests" / "e2e"
+    others = sorted(f"tests/e2e/{p.name}" for p in folder.glob("test_*.py") if p.stem[5:] not in SCENARIOS)
+    found = [[f"tests/e2e/test_{name}.py"] for name in SCENARIOS]
+    return [[*PYTEST, "-m", "not soak", *what] for what in (*found, others)]
+
+
 LONGEST = ("ansible", "backup", "etcd")
+SCENARIOS = ("upgrade", "stacked", "faults", "manifest", "single_node", "killed")
 PARTS: dict[str, list[list[str]]] = {
     "lint": [
         [str(BIN / "ruff"), "check", "."],
@@ -55,15 +64,18 @@ PARTS: dict[str, list[list[str]]] = {
     "types": [[str(BIN / "mypy")]],
     "unit": [[*PYTEST, "-n", "2", "--timeout", "120", "-m", "not soak", "tests/unit"]],
     "integration": integration_commands(),
-    "e2e": [[*PYTEST, "-n", "2", "--dist", "worksteal", "--durations", "10", "-m", "not soak", "tests/e2e"]],
+    "e2e": e2e_commands(),
     "soak": [],  # see tests/soak.py
     "pythons": [[sys.executable, "-m", "tests.pythons"]],
 }
 SINGLE = ("lint", "types")
 """Parts that use one processor: they run beside each other, and what they print comes one after the other."""
 CI_PARTS = ("lint", "types", "unit", "integration", "e2e")
-SIDE_BY_SIDE = {"integration": 2}
-"""How many commands of a part run beside each other; what each printed is shown when it has ended."""
+SIDE_BY_SIDE = {"integration": 2, "e2e": 3}
+"""How many commands of a part run beside each other; what each printed is shown when it has ended.
+
+Scenarios wait for half of their time, for containers, leases and kubelets.
+"""
 NEED_SYSTEMS = {"integration", "e2e", "soak"}
 
 

@@ -21,21 +21,8 @@ from tests.lab import Lab, unavailable_reason
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-# Roughly, in seconds: which of the two workers gets what at the beginning. Another takes over what is left at the end.
-_SHORT = {"test_upgrade": 280, "test_stacked": 260, "test_faults": 200, "test_killed": 180, "test_manifest": 120}
-
-
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here boots systems and builds clusters; the short ones come in two halves of about the same time."""
-    _mark(items)
-    if len(items) > 2 * len(_SHORT):
-        return
-    longest = sorted(items, key=lambda i: -_SHORT.get(i.path.stem, 0))
-    items[:] = [*longest[0::4], *longest[3::4], *longest[1::4], *longest[2::4]]
-
-
-def _mark(items: list[pytest.Item]) -> None:
+    """Everything here boots systems and builds clusters."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
