@@ -181,7 +181,7 @@ def _interrupted_during_init(day: BadDay, folder: Path) -> None:
     running = day.program.start("bootstrap", "-y")
     running.wait_said(r"n1:\s+wait-control-plane", deadline_s=120)
     running.interrupt()
-    ended = day.program.expect(running, exit_code=130, deadline_s=20)
+    ended = day.program.expect(running, exit_code=130, deadline_s=150)
     assert "kops-py bootstrap -y" in ended.stderr, ended.report()
     unit = day.bed.node("n1").exec("systemctl is-active kops-py-kubeadm-init.service", check=False).stdout.strip()
     assert unit == "active", "the interrupted run ended kubeadm on the host"
