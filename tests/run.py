@@ -71,11 +71,8 @@ PARTS: dict[str, list[list[str]]] = {
 SINGLE = ("lint", "types")
 """Parts that use one processor: they run beside each other, and what they print comes one after the other."""
 CI_PARTS = ("lint", "types", "unit", "integration", "e2e")
-SIDE_BY_SIDE = {"integration": 2, "e2e": 3}
-"""How many commands of a part run beside each other; what each printed is shown when it has ended.
-
-Scenarios wait for half of their time, for containers, leases and kubelets.
-"""
+SIDE_BY_SIDE = {"integration": 2, "e2e": 2}
+"""How many commands of a part run beside each other; what each printed is shown when it has ended."""
 NEED_SYSTEMS = {"integration", "e2e", "soak"}
 
 
