@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e import watch, workload
-from tests.e2e.bed import VERSION, Bed
+from tests.e2e.bed import KUBECONFIG, VERSION, Bed
 from tests.e2e.program import Finished
 
 CONTROL_PLANES = ("n1", "n2", "n3")
@@ -78,6 +78,7 @@ def _scenario(bed: Bed, *, lost: str) -> None:
     workload.deploy(bed, NODES)
     assert len(workload.assert_answers(bed, NODES)) > 1, "all pods are on one node"
     bed.say("workload answers from every node")
+    _spread_dns(bed)
 
     _lose(bed, lost)
     _add_worker(bed, lost)
@@ -140,6 +141,15 @@ def _check_built(bed: Bed) -> None:
     assert status["unhealthy"] == []
     assert [m["healthy"] for m in status["etcd_members"]] == [True] * 3
     assert {n["version"] for n in status["nodes"]} == {VERSION}
+
+
+def _spread_dns(bed: Bed) -> None:
+    """Both of its pods may be on the node that was Ready first: lost with it, they would be away for five minutes."""
+    bed.kubectl("-n kube-system delete pods -l k8s-app=kube-dns --wait=true")
+    rollout = "-n kube-system rollout status deployment/coredns --timeout=90s"
+    bed.node("n1").exec(f"kubectl --kubeconfig {KUBECONFIG} {rollout}", timeout_s=100)
+    pods = bed.kubectl("-n kube-system get pods -l k8s-app=kube-dns -o jsonpath={.items[*].spec.nodeName}").split()
+    assert len(set(pods)) > 1, f"DNS runs on {pods}"
 
 
 def _lose(bed: Bed, lost: str) -> None:
