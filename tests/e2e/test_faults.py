@@ -179,9 +179,9 @@ def _port_taken_at_init(day: BadDay, folder: Path) -> None:
 def _interrupted_during_init(day: BadDay, folder: Path) -> None:
     """Ctrl-C ends the program; kubeadm goes on, and the next run takes up what it did."""
     running = day.program.start("bootstrap", "-y")
-    running.wait_said(r"n1:\s+wait-control-plane", deadline_s=120)
+    said_s = running.wait_said(r"n1:\s+wait-control-plane", deadline_s=120)
     running.interrupt()
-    ended = day.program.expect(running, exit_code=130, deadline_s=150)
+    ended = day.program.expect(running, exit_code=130, deadline_s=said_s + 20)
     assert "kops-py bootstrap -y" in ended.stderr, ended.report()
     unit = day.bed.node("n1").exec("systemctl is-active kops-py-kubeadm-init.service", check=False).stdout.strip()
     assert unit == "active", "the interrupted run ended kubeadm on the host"

@@ -80,11 +80,7 @@ def test_every_machine_lost_and_the_restore_killed(bed: Bed, tmp_path: Path) -> 
         assert words in planned.stdout, planned.report()
     spent = 0.0
     for point in KILLED_AT:
-        running = bed.program.start(*command, "-y")
-        running.wait_said(point, deadline_s=240)
-        duration_s = running.kill().duration_s
-        spent += duration_s
-        bed.say(f"killed {duration_s:.1f} s after its start at {point!r}")
+        spent += _kill_at(bed, command, point)
         if point == IN_INIT:  # its job would go on without the program: the machine loses its power as well
             bed.lab.kill("n3")
             bed.lab.start("n3")
@@ -112,11 +108,7 @@ def test_an_external_etcd_on_other_machines(bed: Bed, tmp_path: Path) -> None:
     assert "/etc/kubernetes/pki/etcd" not in planned.stdout, planned.report()
     spent = 0.0
     for point in OUTSIDE_KILLED_AT:
-        running = bed.program.start(*command, "-y")
-        running.wait_said(point, deadline_s=240)
-        duration_s = running.kill().duration_s
-        spent += duration_s
-        bed.say(f"killed {duration_s:.1f} s after its start at {point!r}")
+        spent += _kill_at(bed, command, point)
     finished = bed.program.run(*command, "-y", deadline_s=600)
     spent += finished.duration_s
     bed.say(f"on new machines: the last run {finished.duration_s:.1f} s, all seven {spent:.1f} s")
@@ -125,6 +117,15 @@ def test_an_external_etcd_on_other_machines(bed: Bed, tmp_path: Path) -> None:
     assert "quorum-serves" in again.text, again.report()
     assert finished.duration_s < GOAL_S
     _control_plane_lost(bed, lost, command)
+
+
+def _kill_at(bed: Bed, command: Sequence[str], point: str) -> float:
+    """Begin a restore and kill it where it says this; returns how many seconds it had run."""
+    running = bed.program.start(*command, "-y")
+    running.wait_said(point, deadline_s=240)
+    duration_s = running.kill().duration_s
+    bed.say(f"killed {duration_s:.1f} s after its start at {point!r}")
+    return duration_s
 
 
 def _control_plane_lost(bed: Bed, lost: Lost, command: Sequence[str]) -> None:
@@ -139,13 +140,11 @@ def _control_plane_lost(bed: Bed, lost: Lost, command: Sequence[str]) -> None:
     planned = bed.program.run(*command, "--plan", exit_code=20)
     assert "etcd serves and keeps its data" in planned.stdout, planned.report()
     assert "join as worker" not in planned.stdout, planned.report()
-    running = bed.program.start(*command, "-y")
-    running.wait_said(IN_INIT, deadline_s=240)
-    killed = running.kill()
+    killed_s = _kill_at(bed, command, IN_INIT)
     bed.lab.kill("n3")
     bed.lab.start("n3")
     finished = bed.program.run(*command, "-y", deadline_s=600)
-    bed.say(f"beside an etcd that serves: {killed.duration_s + finished.duration_s:.1f} s in two runs")
+    bed.say(f"beside an etcd that serves: {killed_s + finished.duration_s:.1f} s in two runs")
     workload.load_image(bed, ["n3"])
     assert bed.cluster_id(on="n3") == lost.cluster_id
     found = bed.kubectl("get configmaps -o name", on="n3").split()
